@@ -1,0 +1,109 @@
+// Vector lanes of the level that a kernel is compiled for, in the compiler's own vector types. Only *_kernel.cpp and the
+// other per-level headers may include this: everything is in an anonymous namespace, because an inline function that
+// the linker shared between levels could carry AVX-512 into the baseline.
+#pragma once
+#include <cstdint>
+
+#if defined(__AVX512F__)
+#include <immintrin.h>
+#endif
+
+namespace gramian::GRAMIAN_ISA {
+namespace {
+
+#if defined(__AVX512F__)
+constexpr int kVectorBytes = 64;
+constexpr int kRegisters = 32;
+#elif defined(__AVX__)
+constexpr int kVectorBytes = 32;
+constexpr int kRegisters = 16;
+#else
+constexpr int kVectorBytes = 16;
+constexpr int kRegisters = 16;
+#endif
+
+#define GRAMIAN_INLINE inline __attribute__((always_inline))
+
+using f32xN = float __attribute__((vector_size(kVectorBytes)));
+using f64xN = double __attribute__((vector_size(kVectorBytes)));
+using i32xN = std::int32_t __attribute__((vector_size(kVectorBytes)));
+using i64xN = std::int64_t __attribute__((vector_size(kVectorBytes)));
+
+template <class T>
+struct LanesOf;
+template <>
+struct LanesOf<float> {
+  using vector = f32xN;
+  using integers = i32xN;  // what a comparison of two vectors gives: -1 where true
+};
+template <>
+struct LanesOf<double> {
+  using vector = f64xN;
+  using integers = i64xN;
+};
+
+template <class T>
+using Vec = typename LanesOf<T>::vector;
+template <class T>
+using IntVec = typename LanesOf<T>::integers;
+template <class T>
+constexpr int kLanes = kVectorBytes / static_cast<int>(sizeof(T));
+
+template <class T>
+GRAMIAN_INLINE Vec<T> load(const T* from) {
+  Vec<T> v;
+  __builtin_memcpy(&v, from, sizeof v);
+  return v;
+}
+
+template <class T>
+GRAMIAN_INLINE void store(T* to, Vec<T> v) {
+  __builtin_memcpy(to, &v, sizeof v);
+}
+
+template <class T>
+GRAMIAN_INLINE Vec<T> broadcast(T x) {
+  return x - Vec<T>{};  // x - 0 keeps the sign of -0.0, x + 0 would not
+}
+
+// The sum of all lanes, by halves: fixed order on every level of the same width.
+template <class T>
+GRAMIAN_INLINE T sum(Vec<T> v) {
+  T lane[kLanes<T>];
+  store(lane, v);
+  for (int half = kLanes<T> / 2; half > 0; half /= 2)
+    for (int l = 0; l < half; ++l) lane[l] += lane[l + half];
+  return lane[0];
+}
+
+// One bit per lane where `mask` (the result of a comparison) is true.
+GRAMIAN_INLINE std::uint32_t bits(i32xN mask) {
+#if defined(__AVX512F__)
+  return _mm512_movepi32_mask(reinterpret_cast<__m512i>(mask));
+#elif defined(__AVX__)
+  return static_cast<std::uint32_t>(__builtin_ia32_movmskps256(reinterpret_cast<f32xN>(mask)));
+#elif defined(__SSE2__)
+  return static_cast<std::uint32_t>(__builtin_ia32_movmskps(reinterpret_cast<f32xN>(mask)));
+#else
+  std::uint32_t result = 0;
+  for (int l = 0; l < kLanes<float>; ++l) result |= static_cast<std::uint32_t>(mask[l] & 1) << l;
+  return result;
+#endif
+}
+
+GRAMIAN_INLINE std::uint32_t bits(i64xN mask) {
+#if defined(__AVX512F__)
+  return _mm512_movepi64_mask(reinterpret_cast<__m512i>(mask));
+#elif defined(__AVX__)
+  return static_cast<std::uint32_t>(__builtin_ia32_movmskpd256(reinterpret_cast<f64xN>(mask)));
+#elif defined(__SSE2__)
+  return static_cast<std::uint32_t>(__builtin_ia32_movmskpd(reinterpret_cast<f64xN>(mask)));
+#else
+  std::uint32_t result = 0;
+  for (int l = 0; l < kLanes<double>; ++l) result |= static_cast<std::uint32_t>(mask[l] & 1) << l;
+  return result;
+#endif
+}
+
+}  // namespace
+}  // namespace gramian::GRAMIAN_ISA

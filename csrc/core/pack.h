@@ -1,0 +1,123 @@
+// Packing: rows of any stride and element type into panels (tile.h) of the compute type. Per-level code (see lanes.h).
+//
+// A packed block is cut into slabs of kSlab features, so that the panels of one slab stay in the first caches; within a
+// slab, panel after panel. Rows past the end are zero: the tile never looks at sizes.
+#pragma once
+#include "core/lanes.h"
+#include "core/rows.h"
+
+namespace gramian::GRAMIAN_ISA {
+namespace {
+
+template <class T>
+constexpr std::int64_t kSlab = 2048 / sizeof(T);  // 512 f32: a column panel of a slab is 64 KiB, a row panel 24
+
+GRAMIAN_INLINE std::int64_t round_up(std::int64_t n, std::int64_t to) { return (n + to - 1) / to * to; }
+
+// What is done to a value while it is packed: (x - shift[k]) * scale[row]; null means none.
+template <class T>
+struct Affine {
+  const T* shift = nullptr;
+  const T* scale = nullptr;
+};
+
+template <class T>
+GRAMIAN_INLINE T convert(const Rows& source, std::int64_t at) {
+  switch (source.element) {
+    case Element::f32: return static_cast<T>(static_cast<const float*>(source.data)[at]);
+    case Element::f64: return static_cast<T>(static_cast<const double*>(source.data)[at]);
+    case Element::f16: return static_cast<T>(static_cast<const _Float16*>(source.data)[at]);
+    default: {
+      const std::uint32_t word = static_cast<std::uint32_t>(static_cast<const std::uint16_t*>(source.data)[at]) << 16;
+      float value;
+      __builtin_memcpy(&value, &word, sizeof value);
+      return static_cast<T>(value);
+    }
+  }
+}
+
+// Features [first, first + count) of one row; lanes past `count` are zero.
+template <class T>
+GRAMIAN_INLINE Vec<T> load_features(const Rows& source, std::int64_t row, std::int64_t first, int count) {
+  constexpr Element kOwn = sizeof(T) == 4 ? Element::f32 : Element::f64;
+  const std::int64_t at = row * source.row_stride + first * source.col_stride;
+  if (source.element == kOwn && source.col_stride == 1 && count == kLanes<T>)
+    return load(static_cast<const T*>(source.data) + at);
+  T lane[kLanes<T>] = {};
+  for (int l = 0; l < count; ++l) lane[l] = convert<T>(source, at + l * source.col_stride);
+  return load(lane);
+}
+
+// Transposes a square of kLanes vectors in log2(kLanes) rounds of exchanging halves, quarters, ...
+template <class T>
+GRAMIAN_INLINE void transpose(Vec<T> (&v)[kLanes<T>]) {
+  constexpr int kN = kLanes<T>;
+#pragma GCC unroll 4
+  for (int s = 1; s < kN; s *= 2) {
+    IntVec<T> take_low, take_high;
+    for (int l = 0; l < kN; ++l) {
+      take_low[l] = l & s ? kN + l - s : l;
+      take_high[l] = l & s ? kN + l : l + s;
+    }
+#pragma GCC unroll 16
+    for (int r = 0; r < kN; ++r)
+      if (!(r & s)) {
+        const Vec<T> low = __builtin_shuffle(v[r], v[r + s], take_low);
+        v[r + s] = __builtin_shuffle(v[r], v[r + s], take_high);
+        v[r] = low;
+      }
+  }
+}
+
+// Rows [row, row + rows) x features [first, first + depth) into one panel of kWidth rows.
+template <class T, int kWidth>
+void pack_panel(const Rows& source, std::int64_t row, int rows, std::int64_t first, std::int64_t depth,
+                const Affine<T>& affine, T* panel) {
+  constexpr int kN = kLanes<T>;
+  for (std::int64_t k = 0; k < depth; k += kN) {
+    const int features = depth - k < kN ? static_cast<int>(depth - k) : kN;
+    Vec<T> shift = {};
+    if (affine.shift != nullptr) {
+      const Rows shifts{affine.shift, 1, source.cols, 0, 1, sizeof(T) == 4 ? Element::f32 : Element::f64};
+      shift = load_features<T>(shifts, 0, first + k, features);
+    }
+#pragma GCC unroll 2
+    for (int w = 0; w < kWidth; w += kN) {
+      Vec<T> square[kN];
+#pragma GCC unroll 16
+      for (int r = 0; r < kN; ++r) {
+        square[r] = Vec<T>{};
+        if (w + r < rows) {
+          square[r] = load_features<T>(source, row + w + r, first + k, features) - shift;
+          if (affine.scale != nullptr) square[r] *= affine.scale[row + w + r];
+        }
+      }
+      transpose<T>(square);
+      const int width = kWidth - w < kN ? kWidth - w : kN;
+#pragma GCC unroll 16
+      for (int f = 0; f < kN; ++f)
+        if (f < features) __builtin_memcpy(panel + (k + f) * kWidth + w, &square[f], width * sizeof(T));
+    }
+  }
+}
+
+// Values that pack_block writes: whole panels, all features.
+template <class T, int kWidth>
+GRAMIAN_INLINE std::int64_t packed_size(std::int64_t rows, std::int64_t depth) {
+  return round_up(rows, kWidth) * depth;
+}
+
+template <class T, int kWidth>
+void pack_block(const Rows& source, std::int64_t row, std::int64_t rows, const Affine<T>& affine, T* packed) {
+  for (std::int64_t first = 0; first < source.cols; first += kSlab<T>) {
+    const std::int64_t depth = source.cols - first < kSlab<T> ? source.cols - first : kSlab<T>;
+    for (std::int64_t r = 0; r < rows; r += kWidth) {
+      const int in_panel = rows - r < kWidth ? static_cast<int>(rows - r) : kWidth;
+      pack_panel<T, kWidth>(source, row + r, in_panel, first, depth, affine, packed);
+      packed += depth * kWidth;
+    }
+  }
+}
+
+}  // namespace
+}  // namespace gramian::GRAMIAN_ISA

@@ -1,0 +1,103 @@
+// Hands out the blocks of a sweep to any number of workers. A worker owns the rows that its block writes to (row block i;
+// in a symmetric sweep i and j) until it is done, so per-row state needs no locks and no copies per worker.
+#pragma once
+#include <condition_variable>
+#include <cstdint>
+#include <mutex>
+#include <utility>
+#include <vector>
+
+namespace gramian {
+
+enum class Sweep { full, symmetric, causal };
+
+struct BlockPair {
+  std::int64_t i, j;
+};
+
+class Schedule {
+ public:
+  Schedule(Sweep sweep, std::int64_t row_blocks, std::int64_t col_blocks)
+      : sweep_(sweep),
+        rows_(row_blocks),
+        total_(sweep == Sweep::full ? row_blocks * col_blocks : row_blocks * (row_blocks + 1) / 2),
+        busy_(static_cast<std::size_t>(row_blocks), false) {}
+
+  std::int64_t size() const { return total_; }
+
+  // The next block whose rows are free; waits for one if need be; false when none is left.
+  bool next(BlockPair& block) {
+    std::unique_lock lock(mutex_);
+    for (;;) {
+      for (auto waiting = deferred_.begin(); waiting != deferred_.end(); ++waiting)
+        if (is_free(*waiting)) {
+          block = *waiting;
+          deferred_.erase(waiting);
+          return take(block);
+        }
+      while (next_ < total_ && deferred_.size() < kLookAhead) {
+        block = at(next_++);
+        if (is_free(block)) return take(block);
+        deferred_.push_back(block);
+      }
+      if (deferred_.empty()) return false;
+      released_.wait(lock);
+    }
+  }
+
+  void done(const BlockPair& block) {
+    {
+      const std::lock_guard lock(mutex_);
+      mark(block, false);
+    }
+    released_.notify_all();
+  }
+
+ private:
+  static constexpr std::size_t kLookAhead = 1024;
+
+  // Neighbours in this order share no rows as far as possible: down the columns of a full sweep, along the (wrapped)
+  // diagonals of the other two. The diagonal comes first, so that every row has seen a whole block early.
+  BlockPair at(std::int64_t t) const {
+    const std::int64_t i = t % rows_, offset = t / rows_;
+    if (sweep_ == Sweep::full) return {i, offset};
+    const std::int64_t wrapped = (i + offset) % rows_;
+    BlockPair block{i, wrapped};
+    if ((sweep_ == Sweep::symmetric) != (block.i <= block.j)) std::swap(block.i, block.j);
+    return block;
+  }
+
+  bool is_free(const BlockPair& b) const {
+    return !busy_[static_cast<std::size_t>(b.i)] &&
+           (sweep_ != Sweep::symmetric || !busy_[static_cast<std::size_t>(b.j)]);
+  }
+
+  void mark(const BlockPair& b, bool busy) {
+    busy_[static_cast<std::size_t>(b.i)] = busy;
+    if (sweep_ == Sweep::symmetric) busy_[static_cast<std::size_t>(b.j)] = busy;
+  }
+
+  bool take(const BlockPair& b) {
+    mark(b, true);
+    return true;
+  }
+
+  Sweep sweep_;
+  std::int64_t rows_, total_, next_ = 0;
+  std::vector<bool> busy_;
+  std::vector<BlockPair> deferred_;
+  std::mutex mutex_;
+  std::condition_variable released_;
+};
+
+// Rows of a block: big enough that packing (one element per 2 * rows flops) is noise, small enough for eight blocks a side
+// to share among workers. A multiple of every level's tile, so that only the last block of a matrix has a ragged edge.
+inline std::int64_t block_rows(std::int64_t rows) {
+  constexpr std::int64_t kTileMultiple = 96, kMost = 1056;
+  const std::int64_t wanted = (rows / 8 + kTileMultiple - 1) / kTileMultiple * kTileMultiple;
+  return wanted < kTileMultiple ? kTileMultiple : wanted > kMost ? kMost : wanted;
+}
+
+inline std::int64_t block_count(std::int64_t rows, std::int64_t per_block) { return (rows + per_block - 1) / per_block; }
+
+}  // namespace gramian

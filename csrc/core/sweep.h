@@ -1,0 +1,79 @@
+// The Gram sweep: every tile of X Yᵀ in a block, computed in registers and handed to an epilogue before it is
+// forgotten. Per-level code (see lanes.h). An op is an epilogue; the shapes of a sweep (full, symmetric, causal) are the
+// regions below together with the list of blocks that core/schedule.h hands out.
+#pragma once
+#include "core/pack.h"
+#include "core/tile.h"
+
+namespace gramian::GRAMIAN_ISA {
+namespace {
+
+// Which pairs (i, j) of rows a sweep visits; tiles without one are not computed, tiles on the edge are, and the
+// epilogue ignores the rest of them.
+enum class Region {
+  full,
+  upper,  // j >= i: a symmetric product, every tile serves its rows and its columns
+  lower,  // j < i: causal
+};
+
+template <class T>
+struct Tile {
+  const T* values;        // [kTileRows, kTileCols]
+  std::int64_t row, col;  // of its first value, in the whole matrix
+  int rows, cols;         // how much of it lies within the matrix
+};
+
+// A block of packed rows: [first, first + rows) of the matrix.
+template <class T>
+struct Block {
+  const T* packed;
+  std::int64_t first, rows;
+};
+
+// Tiles wait in `partial` between slabs when there is more than one.
+template <class T>
+GRAMIAN_INLINE std::int64_t partial_size(std::int64_t rows, std::int64_t cols, std::int64_t depth) {
+  return depth > kSlab<T> ? round_up(rows, kTileRows<T>) * round_up(cols, kTileCols<T>) : 0;
+}
+
+template <class T>
+constexpr std::int64_t kGroupRows = 8 * kTileRows<T>;  // row panels of a slab that stay in L2: 8 x 24 KiB
+
+GRAMIAN_INLINE bool touches(Region region, std::int64_t row, std::int64_t rows, std::int64_t col, std::int64_t cols) {
+  if (region == Region::upper) return col + cols > row;
+  if (region == Region::lower) return col < row + rows - 1;
+  return true;
+}
+
+template <class T, class Epilogue>
+GRAMIAN_INLINE void sweep_block(const Block<T>& x, const Block<T>& y, std::int64_t depth, Region region, T* partial,
+                                Epilogue&& epilogue) {
+  constexpr int kRows = kTileRows<T>, kCols = kTileCols<T>;
+  const std::int64_t x_padded = round_up(x.rows, kRows), y_padded = round_up(y.rows, kCols);
+  alignas(64) T finished[kRows * kCols];
+  std::int64_t start = 0;
+  do {  // once even when depth is 0: the tile is then zero, and an epilogue may still have work
+    const std::int64_t in_slab = depth - start < kSlab<T> ? depth - start : kSlab<T>;
+    const bool last = start + in_slab == depth;
+    const T* x_slab = x.packed + start * x_padded;
+    const T* y_slab = y.packed + start * y_padded;
+    for (std::int64_t group = 0; group < x_padded; group += kGroupRows<T>) {
+      const std::int64_t group_end = group + kGroupRows<T> < x_padded ? group + kGroupRows<T> : x_padded;
+      for (std::int64_t j = 0; j < y_padded; j += kCols)
+        for (std::int64_t i = group; i < group_end; i += kRows) {
+          if (!touches(region, x.first + i, kRows, y.first + j, kCols)) continue;
+          T* tile = depth > kSlab<T> ? partial + (i * y_padded + j * kRows) : finished;
+          multiply_tile(x_slab + i * in_slab, y_slab + j * in_slab, in_slab, start > 0, tile);
+          if (last) {
+            const std::int64_t rows = x.rows - i, cols = y.rows - j;
+            epilogue(Tile<T>{tile, x.first + i, y.first + j, rows < kRows ? static_cast<int>(rows) : kRows,
+                             cols < kCols ? static_cast<int>(cols) : kCols});
+          }
+        }
+    }
+    start += in_slab;
+  } while (start < depth);
+}
+
+}  // namespace
+}  // namespace gramian::GRAMIAN_ISA

@@ -1,0 +1,56 @@
+// gramian._C: reports and sets what the ops run on. Importing it loads the ops. No tensor passes through here.
+#include <pybind11/pybind11.h>
+
+#include <algorithm>
+#include <chrono>
+#include <cstdint>
+#include <string>
+
+#include "core/isa.h"
+#include "core/probe_kernel.h"
+#include "core/refuse.h"
+
+namespace py = pybind11;
+
+namespace gramian {
+namespace {
+
+double fma_peak(const std::string& dtype, double seconds) {
+  if (dtype != "float32" && dtype != "float64") refuse("fma_peak: dtype must be float32 or float64, got ", dtype);
+  if (!(seconds > 0)) refuse("fma_peak: seconds must be positive, got ", seconds);
+  const auto run = dtype == "float32" ? active_probe().fma_f32 : active_probe().fma_f64;
+  using Clock = std::chrono::steady_clock;
+  const auto begin = Clock::now();
+  double best = 0;
+  for (auto now = begin; std::chrono::duration<double>(now - begin).count() < seconds;) {
+    const double flops = run(1 << 20);
+    const auto then = now;
+    now = Clock::now();
+    best = std::max(best, flops / std::chrono::duration<double>(now - then).count());
+  }
+  return best / 1e9;
+}
+
+py::dict build_info() {
+  py::dict info;
+  info["version"] = GRAMIAN_VERSION;
+  info["compiler"] = "g++ " __VERSION__;
+  info["built_with_torch"] = GRAMIAN_TORCH;
+  info["oldest_torch"] = "2.10";
+  info["cuda"] = false;
+  return info;
+}
+
+}  // namespace
+}  // namespace gramian
+
+PYBIND11_MODULE(_C, m) {
+  using namespace gramian;
+  m.def("best_isa", [] { return isa_name(best_isa()); }, "The highest instruction-set level of this CPU.");
+  m.def("active_isa", [] { return isa_name(active_isa()); }, "The level that the kernels run on.");
+  m.def("set_isa", [](const std::string& isa) { set_isa(isa_from_name(isa)); }, py::arg("isa"),
+        "Lower (or raise again) the level that the kernels run on.");
+  m.def("build_info", &build_info, "Version, compiler and torch of this build.");
+  m.def("fma_peak", &fma_peak, py::arg("dtype"), py::arg("seconds") = 0.2, py::call_guard<py::gil_scoped_release>(),
+        "Measured fused multiply-add peak of one core, in GFLOP/s.");
+}
