@@ -1,0 +1,253 @@
+// gramian::neighbors_knn: exact k nearest neighbours of every row.
+#include <cmath>
+#include <limits>
+#include <optional>
+#include <tuple>
+#include <vector>
+
+#include "core/parallel.h"
+#include "core/tensor.h"
+#include "core/workspace.h"
+#include "neighbors/knn_kernel.h"
+#include "neighbors/moments_kernel.h"
+
+namespace gramian {
+namespace {
+
+constexpr const char* kOp = "knn";
+constexpr std::int64_t kPadding = 64;     // lanes that a tile may read past the last row
+constexpr std::int64_t kStatBlock = 512;  // rows a worker measures at once; fixed, so that sums round the same
+
+Metric metric_from(const std::string& name) {
+  if (name == "euclidean") return Metric::euclidean;
+  if (name == "sqeuclidean") return Metric::sqeuclidean;
+  if (name == "cosine") return Metric::cosine;
+  if (name == "ip") return Metric::ip;
+  refuse(kOp, ": metric must be euclidean, sqeuclidean, cosine or ip, got ", name);
+}
+
+struct Means {
+  std::vector<double> mean;
+  double largest;
+};
+
+Means measure(const Rows& rows, const char* name) {
+  const std::size_t d = static_cast<std::size_t>(rows.cols);
+  const std::int64_t blocks = block_count(rows.rows, kStatBlock);
+  std::vector<double> means(static_cast<std::size_t>(blocks) * d);
+  std::vector<Moments> moments(static_cast<std::size_t>(blocks));
+  run_pieces(rows.rows, kStatBlock, [&](std::int64_t begin, std::int64_t end, std::int64_t) {
+    const auto block = static_cast<std::size_t>(begin / kStatBlock);
+    GRAMIAN_KERNELS(moments).accumulate_mean(rows, begin, end, static_cast<double>(rows.rows), &means[block * d],
+                                             &moments[block]);
+  });
+  Means result{std::vector<double>(d), 0};
+  for (std::size_t b = 0; b < moments.size(); ++b) {
+    if (moments[b].first_bad >= 0)
+      refuse(kOp, ": ", name, " must be finite, got a NaN or an infinity in row ", moments[b].first_bad);
+    result.largest = std::max(result.largest, moments[b].largest);
+    for (std::size_t k = 0; k < d; ++k) result.mean[k] += means[b * d + k];
+  }
+  return result;
+}
+
+// What KnnSide points into.
+template <class T>
+struct SideData {
+  std::vector<T> scale, half_norm;
+  std::vector<double> norm, size;
+  double largest_norm = 0;
+
+  SideData(const Rows& rows, const char* name, Metric metric, const T* shift, double unit)
+      : scale(static_cast<std::size_t>(rows.rows), static_cast<T>(unit)),
+        half_norm(static_cast<std::size_t>(rows.rows + kPadding)),
+        norm(static_cast<std::size_t>(rows.rows)) {
+    run_pieces(rows.rows, kStatBlock, [&](std::int64_t begin, std::int64_t end, std::int64_t) {
+      GRAMIAN_KERNELS(moments).squared_norms(rows, begin, end, shift, unit, norm.data());
+    });
+    if (metric == Metric::cosine) size.resize(norm.size());
+    for (std::size_t i = 0; i < norm.size(); ++i) {
+      if (!std::isfinite(norm[i]))
+        refuse(kOp, ": ", name, " must span a range whose squares do not overflow, got row ", i);
+      if (metric == Metric::euclidean || metric == Metric::sqeuclidean) half_norm[i] = static_cast<T>(norm[i] / 2);
+      norm[i] = std::sqrt(norm[i]);
+      if (metric == Metric::cosine) {
+        size[i] = norm[i] > 0 ? unit / norm[i] : 0;
+        scale[i] = static_cast<T>(size[i]);
+        norm[i] = std::isfinite(scale[i]) ? 1 : kHuge;
+        if (norm[i] > 1) scale[i] = 0;
+      }
+      largest_norm = std::max(largest_norm, norm[i]);
+    }
+  }
+
+  // A norm that makes the slack swallow every score: for rows so small that 1 / |x| overflows, all is decided exactly.
+  static constexpr double kHuge = 1e10;
+};
+
+template <class T>
+class Search {
+ public:
+  Search(const Rows& x, const Rows& y, bool self, Metric metric, Sweep sweep, bool exclude_self, std::int64_t k)
+      : x_rows_(x.rows), y_rows_(y.rows) {
+    const Means y_means = measure(y, self ? "x" : "y");
+    const double largest = self ? y_means.largest : std::max(y_means.largest, measure(x, "x").largest);
+    const bool distances = metric == Metric::euclidean || metric == Metric::sqeuclidean;
+    if (distances) shift_.assign(y_means.mean.begin(), y_means.mean.end());
+    // Powers of two that bring the largest row to a norm of at most one: squares neither overflow nor vanish.
+    const int exponent = largest > 0 ? std::ilogb(largest) + 2 + std::ilogb(static_cast<double>(x.cols)) / 2 + 1 : 0;
+    const double unit = std::ldexp(1.0, -std::clamp(exponent, -120, 1020));
+    x_data_.emplace(x, "x", metric, shift(), unit);
+    if (!self) y_data_.emplace(y, "y", metric, shift(), unit);
+    const SideData<T>& y_data = self ? *x_data_ : *y_data_;
+
+    // |score - exact score| <= (0.3 d + 8) eps/2 (|x_i| + max |y|)^2: d roundings of the product, and a few of packing,
+    // norms and the result, each against |x||y| <= (|x| + |y|)^2 / 4.
+    const double rounding = (0.3 * static_cast<double>(x.cols) + 8) * std::numeric_limits<T>::epsilon() / 2;
+    slack_.resize(x_data_->norm.size());
+    for (std::size_t i = 0; i < slack_.size(); ++i)
+      slack_[i] = static_cast<T>(rounding * std::pow(x_data_->norm[i] + y_data.largest_norm, 2));
+
+    const std::int64_t capacity = (k + std::max<std::int64_t>(k, 16) + 15) / 16 * 16;
+    problem_ = {side(x, *x_data_), side(y, y_data), shift(), unit, slack_.data(), metric, sweep, k, capacity};
+    plan(self);
+    if (self && !exclude_self && sweep == Sweep::symmetric)
+      for (std::int64_t i = 0; i < x.rows; ++i) seed_with_itself(static_cast<std::size_t>(i));
+  }
+
+  void run(T* distances, std::int64_t* indices) {
+    const auto& kernel = kernels();
+    {
+      const std::int64_t y_per_part = block_count(block_count(y_rows_, y_block_), parts_);
+      Schedule schedule(problem_.sweep, x_blocks_ * parts_, problem_.sweep == Sweep::full ? y_per_part : x_blocks_);
+      const std::int64_t workers = worker_count(schedule.size());
+      const Workspace scratch(workers, kernel.scratch(x_block_, y_block_, problem_.x.rows.cols));
+      run_sweep(schedule, workers, [&](const BlockPair& b, std::int64_t worker) {
+        const std::int64_t part = b.i / x_blocks_;
+        const std::int64_t i = b.i % x_blocks_ * x_block_, j = (part * y_per_part + b.j) * y_block_;
+        if (j >= y_rows_) return;
+        kernel.block(problem_, lists(part), i, std::min(x_block_, x_rows_ - i), j, std::min(y_block_, y_rows_ - j),
+                     scratch.of(worker));
+      });
+    }
+    const std::int64_t workers = worker_count(block_count(x_rows_, kFinishRows));
+    const Workspace scratch(workers, kernel.finish_scratch(parts_, problem_.capacity));
+    run_pieces(x_rows_, kFinishRows, [&](std::int64_t begin, std::int64_t end, std::int64_t worker) {
+      for (std::int64_t i = begin; i < end; ++i)
+        kernel.finish(problem_, lists(0), i, parts_, list_stride(), scratch.of(worker), distances + i * problem_.k,
+                      indices + i * problem_.k);
+    });
+  }
+
+ private:
+  static constexpr std::int64_t kFinishRows = 64;
+  static constexpr std::int64_t kFewestTasks = 16;
+
+  static const KnnKernels<T>& kernels() {
+    if constexpr (sizeof(T) == 4)
+      return GRAMIAN_KERNELS(knn_f32);
+    else
+      return GRAMIAN_KERNELS(knn_f64);
+  }
+
+  const T* shift() const { return shift_.empty() ? nullptr : shift_.data(); }
+
+  static KnnSide<T> side(const Rows& rows, const SideData<T>& data) {
+    return {rows, data.scale.data(), data.half_norm.data(), data.size.data()};
+  }
+
+  // Blocks, and the lists. A few queries against many rows would keep few workers busy, as a block owns its rows of x:
+  // then the rows of y are dealt out to several sets of lists, joined at the end.
+  void plan(bool self) {
+    y_block_ = block_rows(y_rows_);
+    x_block_ = self ? y_block_ : block_rows(8 * x_rows_);
+    x_blocks_ = block_count(x_rows_, x_block_);
+    if (!self && x_blocks_ > 0)
+      parts_ = std::clamp<std::int64_t>(kFewestTasks / x_blocks_, 1, std::max<std::int64_t>(block_count(y_rows_, y_block_), 1));
+    const auto lists = static_cast<std::size_t>(parts_ * list_stride());
+    score_.resize(lists * static_cast<std::size_t>(problem_.capacity));
+    index_.resize(score_.size());
+    count_.assign(lists, 0);
+    threshold_.assign(lists, -std::numeric_limits<T>::infinity());
+    for (std::int64_t part = 0; part < parts_; ++part)
+      std::fill_n(threshold_.begin() + part * list_stride() + x_rows_, kPadding, std::numeric_limits<T>::infinity());
+  }
+
+  std::int64_t list_stride() const { return x_rows_ + kPadding; }
+
+  KnnLists<T> lists(std::int64_t part) {
+    const std::int64_t first = part * list_stride();
+    return {score_.data() + first * problem_.capacity, index_.data() + first * problem_.capacity,
+            count_.data() + first, threshold_.data() + first};
+  }
+
+  void seed_with_itself(std::size_t i) {
+    const auto at = i * static_cast<std::size_t>(problem_.capacity);
+    const double norm = x_data_->norm[i];
+    score_[at] = problem_.metric == Metric::ip ? static_cast<T>(norm * norm)
+                 : problem_.metric == Metric::cosine ? static_cast<T>(x_data_->scale[i] > 0 ? 1 : 0)
+                                                     : x_data_->half_norm[i];
+    index_[at] = static_cast<std::uint32_t>(i);
+    count_[i] = 1;
+  }
+
+  std::int64_t x_rows_, y_rows_, x_block_ = 0, y_block_ = 0, x_blocks_ = 0, parts_ = 1;
+  std::vector<T> shift_, slack_, score_, threshold_;
+  std::vector<std::uint32_t> index_;
+  std::vector<std::int32_t> count_;
+  std::optional<SideData<T>> x_data_, y_data_;
+  KnnProblem<T> problem_;
+};
+
+std::tuple<Tensor, Tensor> neighbors_knn_cpu(const Tensor& x, std::int64_t k, const std::optional<Tensor>& y_given,
+                                             const std::string& metric_name, bool exclude_self, bool causal) {
+  const Metric metric = metric_from(metric_name);
+  const bool self = !y_given.has_value();
+  const Tensor& y = self ? x : *y_given;
+  if (x.dim() < 2) refuse(kOp, ": x must be [..., n, d], got shape ", shape_text(x));
+  const Element element = element_of(kOp, "x", x);
+  const std::int64_t n = x.size(x.dim() - 2), d = x.size(x.dim() - 1), m = y.dim() < 2 ? 0 : y.size(y.dim() - 2);
+  std::vector<std::int64_t> shape;
+  std::int64_t batches = 1;
+  for (std::int64_t axis = 0; axis < x.dim() - 2; ++axis) batches *= shape.emplace_back(x.size(axis));
+  if (!self) {
+    check_same(kOp, "y", y, "x", x);
+    if (exclude_self) refuse(kOp, ": exclude_self must be False when y is given, got True");
+    if (causal) refuse(kOp, ": causal must be False when y is given, got True");
+    bool fits = y.dim() == x.dim() && y.size(y.dim() - 1) == d;
+    for (std::int64_t axis = 0; fits && axis < x.dim() - 2; ++axis) fits = y.size(axis) == x.size(axis);
+    if (!fits)
+      refuse(kOp, ": y must be [..., m, d] with the leading sizes and d of x, ", shape_text(x), ", got ", shape_text(y));
+  }
+  const std::int64_t most = self && (exclude_self || causal) ? m - 1 : m;
+  if (n > 0 && (k < 1 || k > most)) refuse(kOp, ": k must be from 1 to ", most, ", the rows to choose from, got ", k);
+  if (k < 1) refuse(kOp, ": k must be positive, got ", k);
+  if (n >= std::numeric_limits<std::uint32_t>::max() || m >= std::numeric_limits<std::uint32_t>::max())
+    refuse(kOp, ": x and y must have fewer than 2^32 - 1 rows, got ", std::max(n, m));
+
+  shape.insert(shape.end(), {n, k});
+  Tensor distances = torch::stable::new_empty(x, shape, compute_dtype(element));
+  Tensor indices = torch::stable::new_empty(x, shape, ScalarType::Long);
+  const Sweep sweep = causal ? Sweep::causal : self ? Sweep::symmetric : Sweep::full;
+  const auto run = [&](auto zero) {
+    using T = decltype(zero);
+    for (std::int64_t b = 0; b < batches; ++b) {
+      Search<T> search(rows_of(x, element, b), rows_of(y, element, b), self, metric, sweep, exclude_self, k);
+      search.run(static_cast<T*>(distances.mutable_data_ptr()) + b * n * k,
+                 static_cast<std::int64_t*>(indices.mutable_data_ptr()) + b * n * k);
+    }
+  };
+  if (n > 0 && batches > 0) element == Element::f64 ? run(0.0) : run(0.0F);
+  return {distances, indices};
+}
+
+}  // namespace
+
+STABLE_TORCH_LIBRARY_FRAGMENT(gramian, m) {
+  m.def(
+      "neighbors_knn(Tensor x, int k, Tensor? y=None, *, str metric='euclidean', bool exclude_self=False, "
+      "bool causal=False) -> (Tensor, Tensor)");
+}
+STABLE_TORCH_LIBRARY_IMPL(gramian, CPU, m) { m.impl("neighbors_knn", TORCH_BOX(&neighbors_knn_cpu)); }
+
+}  // namespace gramian

@@ -1,0 +1,269 @@
+// Compiled once per instruction set; no standard library here (see lanes.h).
+#include "neighbors/knn_kernel.h"
+
+#include "core/sweep.h"
+
+namespace gramian::GRAMIAN_ISA {
+namespace {
+
+template <class T>
+constexpr T kInfinity = static_cast<T>(__builtin_inf());
+
+// ---- The exact distance, in float64 from the rows as given, rounded once to the result's type ----
+
+// Lower is nearer: squared distance (in units of 1 / unit^2), cosine distance, or minus the inner product.
+template <class T>
+T exact_key(const KnnProblem<T>& p, std::int64_t i, std::int64_t j) {
+  constexpr int kN = kLanes<T>;
+  const bool product = p.metric == Metric::ip, cosine = p.metric == Metric::cosine;
+  const double x_size = cosine ? p.x.size[i] : p.unit, y_size = cosine ? p.y.size[j] : p.unit;
+  if (cosine && (x_size == 0 || y_size == 0)) return 1;  // a zero row is similar to nothing
+  double lane_sum[kN] = {};
+  for (std::int64_t k = 0; k < p.x.rows.cols; k += kN) {
+    const int features = p.x.rows.cols - k < kN ? static_cast<int>(p.x.rows.cols - k) : kN;
+    T x[kN], y[kN];
+    store(x, load_features<T>(p.x.rows, i, k, features));
+    store(y, load_features<T>(p.y.rows, j, k, features));
+    if (product)
+      for (int l = 0; l < kN; ++l) lane_sum[l] += (x[l] * x_size) * (y[l] * y_size);
+    else
+      for (int l = 0; l < kN; ++l) {
+        const double difference = x[l] * x_size - y[l] * y_size;
+        lane_sum[l] += difference * difference;
+      }
+  }
+  double total = 0;
+  for (int l = 0; l < kN; ++l) total += lane_sum[l];
+  // Unit rows: 1 - cos = |x - y|^2 / 2, and the difference form does not cancel.
+  return static_cast<T>(product ? -total : cosine ? total / 2 : total);
+}
+
+// The score that an exact key stands for, so that both kinds can wait in one list.
+template <class T>
+GRAMIAN_INLINE T score_of_key(const KnnProblem<T>& p, std::int64_t i, T key) {
+  if (p.metric == Metric::ip) return -key;
+  if (p.metric == Metric::cosine) return 1 - key;
+  return p.x.half_norm[i] - key / 2;
+}
+
+template <class T>
+T distance_of_key(const KnnProblem<T>& p, T key) {
+  const double unit = p.unit * p.unit;
+  switch (p.metric) {
+    case Metric::ip: return static_cast<T>(-key / unit);
+    case Metric::sqeuclidean: return static_cast<T>(key / unit);
+    case Metric::euclidean: return static_cast<T>(__builtin_sqrt(static_cast<double>(key)) / p.unit);
+    default: return key;
+  }
+}
+
+// ---- Selection ----
+
+template <class T>
+GRAMIAN_INLINE void swap(T& a, T& b) {
+  const T c = a;
+  a = b;
+  b = c;
+}
+
+// Lists are ordered by falling score, ties by rising index: a total order, so the best k of a set are the same whoever
+// found them.
+template <class T>
+struct Entries {
+  T* score;
+  std::uint32_t* index;
+
+  GRAMIAN_INLINE bool before(std::int64_t a, std::int64_t b) const {
+    return score[a] > score[b] || (score[a] == score[b] && index[a] < index[b]);
+  }
+  GRAMIAN_INLINE void exchange(std::int64_t a, std::int64_t b) const {
+    swap(score[a], score[b]);
+    swap(index[a], index[b]);
+  }
+};
+
+// Quickselect: the first k of the order come first, the k-th at k - 1.
+template <class T>
+void select(const Entries<T>& entries, std::int64_t count, std::int64_t k) {
+  for (std::int64_t low = 0, high = count; high - low > 1;) {
+    entries.exchange(low, low + (high - low) / 2);
+    std::int64_t split = low;
+    for (std::int64_t e = low + 1; e < high; ++e)
+      if (entries.before(e, low)) entries.exchange(++split, e);
+    entries.exchange(low, split);
+    if (split == k - 1) return;
+    if (split < k - 1)
+      low = split + 1;
+    else
+      high = split;
+  }
+}
+
+// Heapsort: no recursion, no scratch, no bad case.
+template <class T>
+void sort(const Entries<T>& entries, std::int64_t count) {
+  for (std::int64_t heaped = count / 2, end = count; end > 1;) {
+    if (heaped > 0)
+      --heaped;
+    else
+      entries.exchange(0, --end);
+    std::int64_t parent = heaped;
+    for (std::int64_t child; (child = 2 * parent + 1) < end; parent = child) {
+      if (child + 1 < end && entries.before(child, child + 1)) ++child;
+      if (!entries.before(parent, child)) break;
+      entries.exchange(parent, child);
+    }
+  }
+}
+
+// Keeps what may still be among the k nearest: scores within twice the slack of the k-th. Returns how many.
+template <class T>
+std::int64_t prune(const KnnProblem<T>& p, std::int64_t i, const Entries<T>& entries, std::int64_t count, T* bound) {
+  select(entries, count, p.k);
+  *bound = entries.score[p.k - 1] - 2 * p.slack[i];
+  std::int64_t kept = p.k;
+  for (std::int64_t e = p.k; e < count; ++e)
+    if (entries.score[e] >= *bound) entries.exchange(kept++, e);
+  return kept;
+}
+
+// A list is full. If near-ties leave too little room, their exact distances decide at once: what is not among the k
+// nearest of the list then never can be.
+template <class T>
+__attribute__((noinline)) void compact(const KnnProblem<T>& p, const KnnLists<T>& lists, std::int64_t i) {
+  const Entries<T> entries{lists.score + i * p.capacity, lists.index + i * p.capacity};
+  T bound;
+  std::int64_t kept = prune(p, i, entries, lists.count[i], &bound);
+  if (kept > (p.k + p.capacity) / 2) {
+    for (std::int64_t e = 0; e < kept; ++e) entries.score[e] = -exact_key(p, i, entries.index[e]);
+    select(entries, kept, p.k);
+    kept = p.k;
+    for (std::int64_t e = 0; e < kept; ++e) entries.score[e] = score_of_key(p, i, -entries.score[e]);
+    bound = entries.score[kept - 1] - p.slack[i];
+  }
+  if (bound > lists.threshold[i]) lists.threshold[i] = bound;
+  lists.count[i] = static_cast<std::int32_t>(kept);
+}
+
+template <class T>
+GRAMIAN_INLINE void insert(const KnnProblem<T>& p, const KnnLists<T>& lists, std::int64_t i, T score, std::int64_t j) {
+  const std::int64_t count = lists.count[i];
+  lists.score[i * p.capacity + count] = score;
+  lists.index[i * p.capacity + count] = static_cast<std::uint32_t>(j);
+  lists.count[i] = static_cast<std::int32_t>(count + 1);
+  if (count + 1 == p.capacity) compact(p, lists, i);
+}
+
+// ---- The sweep ----
+
+// Bit l: may column t.col + l pair with row i?
+template <class T>
+GRAMIAN_INLINE std::uint32_t allowed(const KnnProblem<T>& p, const Tile<T>& t, std::int64_t i) {
+  const std::uint32_t inside = t.cols == 32 ? ~0U : (1U << t.cols) - 1;
+  const std::int64_t diagonal = i - t.col;  // the bit of column i
+  if (p.sweep == Sweep::symmetric && diagonal >= 0)
+    return diagonal >= 31 ? 0 : inside & (~0U << (diagonal + 1));
+  if (p.sweep == Sweep::causal && diagonal < 32) return diagonal <= 0 ? 0 : inside & ((1U << diagonal) - 1);
+  return inside;
+}
+
+// Out of line: hits are rare once the thresholds are good, and the loop over a tile should stay in the instruction cache.
+template <class T>
+__attribute__((noinline)) void push_hits(const KnnProblem<T>& p, const KnnLists<T>& lists, const Tile<T>& t, int r,
+                                         std::uint32_t row_hits, std::uint32_t col_hits) {
+  const std::int64_t i = t.row + r;
+  const T* product = t.values + r * kTileCols<T>;
+  const std::uint32_t mask = allowed(p, t, i);
+  for (row_hits &= mask; row_hits != 0; row_hits &= row_hits - 1) {
+    const int l = __builtin_ctz(row_hits);
+    insert(p, lists, i, product[l] - p.y.half_norm[t.col + l], t.col + l);
+  }
+  for (col_hits &= mask; col_hits != 0; col_hits &= col_hits - 1) {
+    const int l = __builtin_ctz(col_hits);
+    insert(p, lists, t.col + l, product[l] - p.x.half_norm[i], i);
+  }
+}
+
+template <class T>
+GRAMIAN_INLINE void push_tile(const KnnProblem<T>& p, const KnnLists<T>& lists, const Tile<T>& t) {
+  constexpr int kN = kLanes<T>, kCols = kTileCols<T>;
+  const bool symmetric = p.sweep == Sweep::symmetric;  // then a tile also serves the rows that its columns are
+  const Vec<T> half_left = load(p.y.half_norm + t.col), half_right = load(p.y.half_norm + t.col + kN);
+#pragma GCC unroll 1
+  for (int r = 0; r < t.rows; ++r) {
+    const std::int64_t i = t.row + r;
+    const Vec<T> left = load(t.values + r * kCols), right = load(t.values + r * kCols + kN);
+    const Vec<T> threshold = broadcast(lists.threshold[i]);
+    const std::uint32_t row_hits =
+        bits(left - half_left >= threshold) | bits(right - half_right >= threshold) << kN;
+    std::uint32_t col_hits = 0;
+    if (symmetric) {
+      const Vec<T> half = broadcast(p.x.half_norm[i]);
+      col_hits = bits(left - half >= load(lists.threshold + t.col)) |
+                 bits(right - half >= load(lists.threshold + t.col + kN)) << kN;
+    }
+    if (__builtin_expect((row_hits | col_hits) != 0, 0)) push_hits(p, lists, t, r, row_hits, col_hits);
+  }
+}
+
+template <class T>
+std::int64_t scratch(std::int64_t x_rows, std::int64_t y_rows, std::int64_t depth) {
+  return static_cast<std::int64_t>(sizeof(T)) *
+         (packed_size<T, kTileRows<T>>(x_rows, depth) + packed_size<T, kTileCols<T>>(y_rows, depth) +
+          partial_size<T>(x_rows, y_rows, depth));
+}
+
+template <class T>
+void block(const KnnProblem<T>& p, const KnnLists<T>& lists, std::int64_t i, std::int64_t x_rows, std::int64_t j,
+           std::int64_t y_rows, void* memory) {
+  const std::int64_t depth = p.x.rows.cols;
+  T* x_packed = static_cast<T*>(memory);
+  T* y_packed = x_packed + packed_size<T, kTileRows<T>>(x_rows, depth);
+  T* partial = y_packed + packed_size<T, kTileCols<T>>(y_rows, depth);
+  pack_block<T, kTileRows<T>>(p.x.rows, i, x_rows, {p.shift, p.x.scale}, x_packed);
+  pack_block<T, kTileCols<T>>(p.y.rows, j, y_rows, {p.shift, p.y.scale}, y_packed);
+  const Region region = p.sweep == Sweep::symmetric ? Region::upper
+                        : p.sweep == Sweep::causal  ? Region::lower
+                                                    : Region::full;
+  sweep_block(Block<T>{x_packed, i, x_rows}, Block<T>{y_packed, j, y_rows}, depth, region, partial,
+              [&](const Tile<T>& tile) { push_tile(p, lists, tile); });
+}
+
+// ---- The answer ----
+
+template <class T>
+std::int64_t finish_scratch(std::int64_t parts, std::int64_t capacity) {
+  return parts * capacity * static_cast<std::int64_t>(sizeof(T) + sizeof(std::uint32_t));
+}
+
+template <class T>
+void finish(const KnnProblem<T>& p, const KnnLists<T>& lists, std::int64_t i, std::int64_t parts,
+            std::int64_t part_stride, void* memory, T* distances, std::int64_t* indices) {
+  T* score = static_cast<T*>(memory);
+  const Entries<T> entries{score, reinterpret_cast<std::uint32_t*>(score + parts * p.capacity)};
+  std::int64_t count = 0;
+  for (std::int64_t part = 0; part < parts; ++part) {
+    const std::int64_t list = part * part_stride + i;
+    for (std::int32_t c = 0; c < lists.count[list]; ++c, ++count) {
+      entries.score[count] = lists.score[list * p.capacity + c];
+      entries.index[count] = lists.index[list * p.capacity + c];
+    }
+  }
+  T bound;
+  if (count > p.k) count = prune(p, i, entries, count, &bound);
+  for (std::int64_t e = 0; e < count; ++e) entries.score[e] = -exact_key(p, i, entries.index[e]);
+  sort(entries, count);
+  for (std::int64_t e = 0; e < p.k; ++e) {
+    const bool found = e < count;
+    distances[e] = found ? distance_of_key(p, -entries.score[e])
+                         : (p.metric == Metric::ip ? -kInfinity<T> : kInfinity<T>);
+    indices[e] = found ? static_cast<std::int64_t>(entries.index[e]) : -1;
+  }
+}
+
+}  // namespace
+
+extern const KnnKernels<float> knn_f32{scratch<float>, block<float>, finish_scratch<float>, finish<float>};
+extern const KnnKernels<double> knn_f64{scratch<double>, block<double>, finish_scratch<double>, finish<double>};
+
+}  // namespace gramian::GRAMIAN_ISA

@@ -1,0 +1,59 @@
+// Exact k nearest neighbours. The sweep is a filter: scores from the Gram tile, each with a proven error bound, leave a
+// few candidates a row; their distances are then computed from the rows themselves, and those alone decide.
+#pragma once
+#include <cstdint>
+
+#include "core/isa.h"
+#include "core/rows.h"
+#include "core/schedule.h"
+
+namespace gramian {
+
+enum class Metric { sqeuclidean, euclidean, cosine, ip };
+
+// One side of the search: the rows, and how they are packed: (x - shift) * scale.
+template <class T>
+struct KnnSide {
+  Rows rows;
+  const T* scale;      // [n] a power of two (cosine: 1 / |x|)
+  const T* half_norm;  // [n + 64, zero past n] |packed|^2 / 2 (cosine, ip: 0)
+  const double* size;  // [n] 1 / |x| for cosine (0 for a zero row), else unused
+};
+
+template <class T>
+struct KnnProblem {
+  KnnSide<T> x, y;
+  const T* shift;  // [d], or null
+  double unit;     // the power of two in the scales; exact distances are computed in the same unit
+  const T* slack;  // [n] bounds |score - exact score| for every partner of row i
+  Metric metric;
+  Sweep sweep;
+  std::int64_t k, capacity;
+};
+
+// The candidates so far, a list a row. A higher score is a nearer row: x.y - |y|^2 / 2 (cosine, ip: x.y).
+template <class T>
+struct KnnLists {
+  T* score;              // [lists, capacity]
+  std::uint32_t* index;  // [lists, capacity]
+  std::int32_t* count;   // [lists]
+  T* threshold;          // [lists + 64, infinite past the end]: lower scores cannot be among the k nearest
+};
+
+template <class T>
+struct KnnKernels {
+  // Bytes of scratch that block() needs.
+  std::int64_t (*scratch)(std::int64_t x_rows, std::int64_t y_rows, std::int64_t depth);
+  // Rows [i, i + x_rows) of x against rows [j, j + y_rows) of y.
+  void (*block)(const KnnProblem<T>& problem, const KnnLists<T>& lists, std::int64_t i, std::int64_t x_rows,
+                std::int64_t j, std::int64_t y_rows, void* scratch);
+  // Row i's neighbours from its lists in `parts` sets that lie `part_stride` lists apart.
+  std::int64_t (*finish_scratch)(std::int64_t parts, std::int64_t capacity);
+  void (*finish)(const KnnProblem<T>& problem, const KnnLists<T>& lists, std::int64_t i, std::int64_t parts,
+                 std::int64_t part_stride, void* scratch, T* distances, std::int64_t* indices);
+};
+
+GRAMIAN_DECLARE_KERNELS(KnnKernels<float>, knn_f32)
+GRAMIAN_DECLARE_KERNELS(KnnKernels<double>, knn_f64)
+
+}  // namespace gramian
