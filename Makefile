@@ -1,0 +1,74 @@
+# `make tour` and `make test` need python3, make and a C++20 compiler; the rest comes from PyPI, into VENV.
+PYTHON ?= python3
+VENV ?= .venv
+# A torch that VENV already has is used as it is. Else this one, as the CPU build that torch's own index has; with
+# TORCH_INDEX= empty, whatever PyPI has.
+TORCH ?= torch==2.13.0
+TORCH_INDEX ?= https://download.pytorch.org/whl/cpu
+
+bin := $(abspath $(VENV))/bin
+export PATH := $(bin):$(PATH)
+pip := $(bin)/python -m pip --disable-pip-version-check --quiet
+# Stamps in VENV: what was done there, and when.
+tools := $(VENV)/.gramian-tools
+built := $(VENV)/.gramian-built
+sources := pyproject.toml CMakeLists.txt $(wildcard cmake/*) $(shell find csrc -type f ! -name '*.md')
+
+.PHONY: tour test lint bench docs install clean
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+
+help:
+	@echo "make tour    build gramian and see what it does, on real data"
+	@echo "make test    build gramian and run its tests"
+	@echo "make lint    ruff, mypy and clang-format"
+	@echo "make docs    run every example of README.md and docs/"
+	@echo "make bench   measure against the peers; BENCH='neighbors --quick' chooses"
+	@echo "make clean   remove what was built (VENV stays)"
+
+tour: $(built)-demo
+	@$(bin)/gramian tour $(TOUR)
+
+test: $(built)-demo $(built)-test
+	@$(bin)/python -m pytest $(TEST)
+
+docs: $(built)-demo $(built)-test
+	@$(bin)/python -m pytest --quiet tests/test_docs.py
+
+bench: $(built)-bench
+	@$(bin)/python -m benchmarks $(BENCH)
+
+lint: $(built)-lint
+	@$(bin)/ruff check .
+	@$(bin)/ruff format --check .
+	@$(bin)/mypy
+	@find csrc tests -name '*.cpp' -o -name '*.h' -o -name '*.cu' | xargs $(bin)/clang-format --dry-run --Werror
+
+install: $(built)
+
+clean:
+	rm -rf build dist tour-figures .pytest_cache .ruff_cache .mypy_cache .hypothesis $(built)
+
+$(tools): pyproject.toml tools/preflight.py
+	@command -v $(PYTHON) >/dev/null || { echo "gramian needs Python 3.10 or newer: install python3, or name one with PYTHON=" >&2; exit 1; }
+	@test -x $(bin)/python || { $(PYTHON) tools/preflight.py && echo "making $(VENV)" && $(PYTHON) -m venv $(VENV); }
+	@$(bin)/python tools/preflight.py
+	@echo "installing the build tools and torch (unless $(VENV) has one)"
+	@$(pip) install "pip>=22" "scikit-build-core>=0.11" "pybind11>=3.0" "cmake>=3.25" "ninja>=1.10" "numpy>=1.26"
+	@$(bin)/python -c "import importlib.metadata as m; m.version('torch')" 2>/dev/null || { \
+	  test -z "$(TORCH_INDEX)" || $(pip) install --retries 0 --no-deps --index-url $(TORCH_INDEX) $(TORCH) 2>/dev/null; \
+	  $(pip) install $(TORCH); }
+	@touch $@
+
+$(built): $(tools) $(sources)
+	@echo "building gramian"
+	@$(pip) install --no-build-isolation -e .
+	@touch $@
+
+# Python sources are used in place, so only pyproject.toml can change what an extra needs.
+$(built)-lint: extra := dev
+$(built)-%: extra = $*
+$(built)-%: pyproject.toml | $(built)
+	@echo "installing what gramian[$(extra)] needs"
+	@$(pip) install "gramian[$(extra)]"
+	@touch $@

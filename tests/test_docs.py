@@ -1,0 +1,45 @@
+"""Runs the Python of README.md and docs/ and compares what it prints with the `text` block that follows it."""
+
+import contextlib
+import io
+import re
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
+FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+LINK = re.compile(r"\]\(([^)#:\s]+)(?:#[^)]*)?\)")
+
+
+def examples(text):
+    """Yield (code, expected output or None): a `python` block, and the `text` block right after it if there is one."""
+    fences = list(FENCE.finditer(text))
+    for fence, after in zip(fences, [*fences, None][1:], strict=True):
+        if fence[1] == "python":
+            follows = after is not None and after[1] == "text" and not text[fence.end() : after.start()].strip()
+            yield fence[2], after[2] if follows else None
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_the_examples_of_a_page_print_what_it_says(page):
+    names = {"__name__": "__main__"}
+    for code, expected in examples(page.read_text(encoding="utf-8")):
+        with contextlib.redirect_stdout(io.StringIO()) as printed:
+            exec(compile(code, str(page), "exec"), names)
+        if expected is not None:
+            assert printed.getvalue().split() == expected.split()
+
+
+@pytest.mark.parametrize(
+    "page", [*PAGES, ROOT / "CONTRIBUTING.md", ROOT / "csrc" / "README.md"], ids=lambda page: page.name
+)
+def test_the_links_of_a_page_lead_somewhere(page):
+    missing = [link for link in LINK.findall(page.read_text(encoding="utf-8")) if not (page.parent / link).exists()]
+    assert missing == []
+
+
+def test_an_example_is_joined_with_the_text_that_follows_it():
+    page = "```python\nprint(1)\n```\n\n```text\n1\n```\n```python\nx = 2\n```\nwords\n```text\n3\n```\n"
+    assert list(examples(page)) == [("print(1)\n", "1\n"), ("x = 2\n", None)]
