@@ -8,7 +8,7 @@ TORCH_INDEX ?= https://download.pytorch.org/whl/cpu
 
 bin := $(abspath $(VENV))/bin
 export PATH := $(bin):$(PATH)
-pip := $(bin)/python -m pip --disable-pip-version-check --quiet
+pip := $(bin)/python -m pip --disable-pip-version-check -qq
 # Stamps in VENV: what was done there, and when.
 tools := $(VENV)/.gramian-tools
 built := $(VENV)/.gramian-built
