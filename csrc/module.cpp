@@ -48,8 +48,9 @@ PYBIND11_MODULE(_C, m) {
   using namespace gramian;
   m.def("best_isa", [] { return isa_name(best_isa()); }, "The highest instruction-set level of this CPU.");
   m.def("active_isa", [] { return isa_name(active_isa()); }, "The level that the kernels run on.");
-  m.def("set_isa", [](const std::string& isa) { set_isa(isa_from_name(isa)); }, py::arg("isa"),
-        "Lower (or raise again) the level that the kernels run on.");
+  m.def(
+      "set_isa", [](const std::string& isa) { set_isa(isa_from_name(isa)); }, py::arg("isa"),
+      "Lower (or raise again) the level that the kernels run on.");
   m.def("build_info", &build_info, "Version, compiler and torch of this build.");
   m.def("fma_peak", &fma_peak, py::arg("dtype"), py::arg("seconds") = 0.2, py::call_guard<py::gil_scoped_release>(),
         "Measured fused multiply-add peak of one core, in GFLOP/s.");

@@ -28,8 +28,8 @@ Tensor gram_square_sum_cpu(const Tensor& x, const Tensor& y) {
   std::vector<double> sums(static_cast<std::size_t>(schedule.size()));
   run_sweep(schedule, workers, [&](const BlockPair& block, std::int64_t worker) {
     const std::int64_t i = block.i * a_block, j = block.j * b_block;
-    sums[static_cast<std::size_t>(block.i * b_blocks + block.j)] = kernel.square_sum(
-        a, i, std::min(a_block, a.rows - i), b, j, std::min(b_block, b.rows - j), scratch.of(worker));
+    sums[static_cast<std::size_t>(block.i * b_blocks + block.j)] =
+        kernel.square_sum(a, i, std::min(a_block, a.rows - i), b, j, std::min(b_block, b.rows - j), scratch.of(worker));
   });
   double total = 0;
   for (const double sum : sums) total += sum;  // in block order, whoever computed them

@@ -12,8 +12,7 @@ Isa isa_from_environment() {
   const char* wanted = std::getenv("GRAMIAN_ISA");
   if (wanted == nullptr || *wanted == '\0') return best_isa();
   const Isa isa = isa_from_name(wanted);
-  if (isa > best_isa())
-    refuse("GRAMIAN_ISA must be at most ", isa_name(best_isa()), " on this CPU, got ", wanted);
+  if (isa > best_isa()) refuse("GRAMIAN_ISA must be at most ", isa_name(best_isa()), " on this CPU, got ", wanted);
   return isa;
 }
 

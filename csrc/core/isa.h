@@ -29,7 +29,7 @@ GRAMIAN_EXPORT Isa isa_from_name(const std::string& name);
   }
 
 #if defined(__x86_64__)
-#define GRAMIAN_KERNELS(name)                           \
+#define GRAMIAN_KERNELS(name)                                                  \
   (::gramian::active_isa() == ::gramian::Isa::avx512 ? ::gramian::avx512::name \
    : ::gramian::active_isa() == ::gramian::Isa::avx2 ? ::gramian::avx2::name   \
                                                      : ::gramian::baseline::name)

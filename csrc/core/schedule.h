@@ -98,6 +98,8 @@ inline std::int64_t block_rows(std::int64_t rows) {
   return wanted < kTileMultiple ? kTileMultiple : wanted > kMost ? kMost : wanted;
 }
 
-inline std::int64_t block_count(std::int64_t rows, std::int64_t per_block) { return (rows + per_block - 1) / per_block; }
+inline std::int64_t block_count(std::int64_t rows, std::int64_t per_block) {
+  return (rows + per_block - 1) / per_block;
+}
 
 }  // namespace gramian

@@ -77,8 +77,12 @@ inline Rows rows_of(const Tensor& t, Element element, std::int64_t batch = 0) {
     offset += batch % t.size(d) * t.stride(d);
     batch /= t.size(d);
   }
-  return {static_cast<const char*>(t.const_data_ptr()) + offset * size, t.size(axes - 2), t.size(axes - 1),
-          t.stride(axes - 2), t.stride(axes - 1), element};
+  return {static_cast<const char*>(t.const_data_ptr()) + offset * size,
+          t.size(axes - 2),
+          t.size(axes - 1),
+          t.stride(axes - 2),
+          t.stride(axes - 1),
+          element};
 }
 
 }  // namespace gramian
