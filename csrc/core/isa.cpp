@@ -34,6 +34,14 @@ Isa best_isa() {
 
 Isa active_isa() { return slot().load(std::memory_order_relaxed); }
 
+bool has_bf16_dot() {
+#if defined(__x86_64__)
+  return active_isa() == Isa::avx512 && __builtin_cpu_supports("avx512bf16");
+#else
+  return false;
+#endif
+}
+
 void set_isa(Isa isa) {
   if (isa > best_isa())
     refuse("set_isa: isa must be at most ", isa_name(best_isa()), " on this CPU, got ", isa_name(isa));

@@ -11,6 +11,7 @@ enum class Isa { baseline = 0, avx2 = 1, avx512 = 2 };
 
 GRAMIAN_EXPORT Isa best_isa();    // the highest level that this CPU has
 GRAMIAN_EXPORT Isa active_isa();  // what dispatch uses: best_isa(), or what GRAMIAN_ISA or set_isa lowered it to
+GRAMIAN_EXPORT bool has_bf16_dot();  // on the active level
 GRAMIAN_EXPORT void set_isa(Isa isa);
 GRAMIAN_EXPORT const char* isa_name(Isa isa);
 GRAMIAN_EXPORT Isa isa_from_name(const std::string& name);

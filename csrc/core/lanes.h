@@ -76,31 +76,31 @@ GRAMIAN_INLINE T sum(Vec<T> v) {
   return lane[0];
 }
 
-// One bit per lane where `mask` (the result of a comparison) is true.
-GRAMIAN_INLINE std::uint32_t bits(i32xN mask) {
+// One bit per lane where a >= b. By hand for AVX-512, where the compiler would widen the mask to a vector and back.
+GRAMIAN_INLINE std::uint32_t at_least(f32xN a, f32xN b) {
 #if defined(__AVX512F__)
-  return _mm512_movepi32_mask(reinterpret_cast<__m512i>(mask));
+  return _mm512_cmp_ps_mask(a, b, _CMP_GE_OQ);
 #elif defined(__AVX__)
-  return static_cast<std::uint32_t>(__builtin_ia32_movmskps256(reinterpret_cast<f32xN>(mask)));
+  return static_cast<std::uint32_t>(__builtin_ia32_movmskps256(reinterpret_cast<f32xN>(a >= b)));
 #elif defined(__SSE2__)
-  return static_cast<std::uint32_t>(__builtin_ia32_movmskps(reinterpret_cast<f32xN>(mask)));
+  return static_cast<std::uint32_t>(__builtin_ia32_movmskps(reinterpret_cast<f32xN>(a >= b)));
 #else
   std::uint32_t result = 0;
-  for (int l = 0; l < kLanes<float>; ++l) result |= static_cast<std::uint32_t>(mask[l] & 1) << l;
+  for (int l = 0; l < kLanes<float>; ++l) result |= static_cast<std::uint32_t>(a[l] >= b[l]) << l;
   return result;
 #endif
 }
 
-GRAMIAN_INLINE std::uint32_t bits(i64xN mask) {
+GRAMIAN_INLINE std::uint32_t at_least(f64xN a, f64xN b) {
 #if defined(__AVX512F__)
-  return _mm512_movepi64_mask(reinterpret_cast<__m512i>(mask));
+  return _mm512_cmp_pd_mask(a, b, _CMP_GE_OQ);
 #elif defined(__AVX__)
-  return static_cast<std::uint32_t>(__builtin_ia32_movmskpd256(reinterpret_cast<f64xN>(mask)));
+  return static_cast<std::uint32_t>(__builtin_ia32_movmskpd256(reinterpret_cast<f64xN>(a >= b)));
 #elif defined(__SSE2__)
-  return static_cast<std::uint32_t>(__builtin_ia32_movmskpd(reinterpret_cast<f64xN>(mask)));
+  return static_cast<std::uint32_t>(__builtin_ia32_movmskpd(reinterpret_cast<f64xN>(a >= b)));
 #else
   std::uint32_t result = 0;
-  for (int l = 0; l < kLanes<double>; ++l) result |= static_cast<std::uint32_t>(mask[l] & 1) << l;
+  for (int l = 0; l < kLanes<double>; ++l) result |= static_cast<std::uint32_t>(a[l] >= b[l]) << l;
   return result;
 #endif
 }

@@ -93,7 +93,7 @@ class Schedule {
 // Rows of a block: big enough that packing (one element per 2 * rows flops) is noise, small enough for eight blocks a side
 // to share among workers. A multiple of every level's tile, so that only the last block of a matrix has a ragged edge.
 inline std::int64_t block_rows(std::int64_t rows) {
-  constexpr std::int64_t kTileMultiple = 96, kMost = 1056;
+  constexpr std::int64_t kTileMultiple = 96, kMost = 2112;
   const std::int64_t wanted = (rows / 8 + kTileMultiple - 1) / kTileMultiple * kTileMultiple;
   return wanted < kTileMultiple ? kTileMultiple : wanted > kMost ? kMost : wanted;
 }

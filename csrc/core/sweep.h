@@ -23,10 +23,10 @@ struct Tile {
   int rows, cols;         // how much of it lies within the matrix
 };
 
-// A block of packed rows: [first, first + rows) of the matrix.
-template <class T>
+// A block of packed rows: [first, first + rows) of the matrix. `Packed` is the type of the values, or Bf16Pair.
+template <class Packed>
 struct Block {
-  const T* packed;
+  const Packed* packed;
   std::int64_t first, rows;
 };
 
@@ -45,9 +45,10 @@ GRAMIAN_INLINE bool touches(Region region, std::int64_t row, std::int64_t rows, 
   return true;
 }
 
-template <class T, class Epilogue>
-GRAMIAN_INLINE void sweep_block(const Block<T>& x, const Block<T>& y, std::int64_t depth, Region region, T* partial,
-                                Epilogue&& epilogue) {
+// `depth` counts packed values of a row.
+template <class Packed, class T, class Epilogue>
+GRAMIAN_INLINE void sweep_block(const Block<Packed>& x, const Block<Packed>& y, std::int64_t depth, Region region,
+                                T* partial, Epilogue&& epilogue) {
   constexpr int kRows = kTileRows<T>, kCols = kTileCols<T>;
   const std::int64_t x_padded = round_up(x.rows, kRows), y_padded = round_up(y.rows, kCols);
   alignas(64) T finished[kRows * kCols];
@@ -55,8 +56,8 @@ GRAMIAN_INLINE void sweep_block(const Block<T>& x, const Block<T>& y, std::int64
   do {  // once even when depth is 0: the tile is then zero, and an epilogue may still have work
     const std::int64_t in_slab = depth - start < kSlab<T> ? depth - start : kSlab<T>;
     const bool last = start + in_slab == depth;
-    const T* x_slab = x.packed + start * x_padded;
-    const T* y_slab = y.packed + start * y_padded;
+    const Packed* x_slab = x.packed + start * x_padded;
+    const Packed* y_slab = y.packed + start * y_padded;
     for (std::int64_t group = 0; group < x_padded; group += kGroupRows<T>) {
       const std::int64_t group_end = group + kGroupRows<T> < x_padded ? group + kGroupRows<T> : x_padded;
       for (std::int64_t j = 0; j < y_padded; j += kCols)

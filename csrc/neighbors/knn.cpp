@@ -88,7 +88,8 @@ struct SideData {
 template <class T>
 class Search {
  public:
-  Search(const Rows& x, const Rows& y, bool self, Metric metric, Sweep sweep, bool exclude_self, std::int64_t k)
+  Search(const Rows& x, const Rows& y, bool self, Metric metric, Sweep sweep, bool exclude_self, std::int64_t k,
+         bool allow_bf16 = true)
       : x_rows_(x.rows), y_rows_(y.rows) {
     const Means y_means = measure(y, self ? "x" : "y");
     const double largest = self ? y_means.largest : std::max(y_means.largest, measure(x, "x").largest);
@@ -110,6 +111,9 @@ class Search {
 
     const std::int64_t capacity = (k + std::max<std::int64_t>(k, 16) + 15) / 16 * 16;
     problem_ = {side(x, *x_data_), side(y, y_data), shift(), unit, slack_.data(), metric, sweep, k, capacity};
+    if constexpr (sizeof(T) == 4) {
+      if (allow_bf16 && has_bf16_dot()) consider_bf16(exclude_self);
+    }
     plan(self);
     if (self && !exclude_self && sweep == Sweep::symmetric)
       for (std::int64_t i = 0; i < x.rows; ++i) seed_with_itself(static_cast<std::size_t>(i));
@@ -126,8 +130,9 @@ class Search {
         const std::int64_t part = b.i / x_blocks_;
         const std::int64_t i = b.i % x_blocks_ * x_block_, j = (part * y_per_part + b.j) * y_block_;
         if (j >= y_rows_) return;
-        kernel.block(problem_, lists(part), i, std::min(x_block_, x_rows_ - i), j, std::min(y_block_, y_rows_ - j),
-                     scratch.of(worker));
+        const auto block = bf16_ ? kernel.block_bf16 : kernel.block;
+        block(problem_, lists(part), i, std::min(x_block_, x_rows_ - i), j, std::min(y_block_, y_rows_ - j),
+              scratch.of(worker));
       });
     }
     const std::int64_t workers = worker_count(block_count(x_rows_, kFinishRows));
@@ -156,6 +161,65 @@ class Search {
     return {rows, data.scale.data(), data.half_norm.data(), data.size.data()};
   }
 
+  // The bfloat16 product is twice as fast, and its scores err by |x - x'||y| + |x'||y - y'| more (x' the rounded row). It
+  // pays if that leaves room for few more candidates: a sample of rows tells how far beyond its k-th neighbour lies
+  // its (3 k + 32)-th. Tight clusters far from one another would make nearly every row a candidate.
+  void consider_bf16(bool exclude_self) {
+    const KnnSide<T>&x = problem_.x, &y = problem_.y;
+    constexpr std::int64_t kSample = 96, kFewestRows = 4096, kFewestFeatures = 48;
+    const std::int64_t beyond = 3 * problem_.k + 32;
+    if (x_rows_ < kFewestRows || beyond >= y_rows_ / 8 || x.rows.cols < kFewestFeatures) return;
+
+    std::vector<double> lost_x(static_cast<std::size_t>(x_rows_)), lost_y;
+    rounding_norms(x, lost_x);
+    const bool self = !y_data_;
+    if (!self) rounding_norms(y, lost_y = std::vector<double>(static_cast<std::size_t>(y_rows_)));
+    const SideData<T>& y_data = self ? *x_data_ : *y_data_;
+    const std::vector<double>& lost = self ? lost_x : lost_y;
+    const double most_lost = *std::max_element(lost.begin(), lost.end());
+    std::vector<T> slack(slack_.size());
+    for (std::size_t i = 0; i < slack.size(); ++i)
+      slack[i] = slack_[i] +
+                 static_cast<T>(1.001 * (lost_x[i] * y_data.largest_norm + (x_data_->norm[i] + lost_x[i]) * most_lost));
+    const std::int64_t step = x_rows_ / kSample;
+    Rows sample = x.rows;
+    sample.rows = kSample;
+    sample.row_stride *= step;
+    Search<T> pilot(sample, y.rows, false, problem_.metric, Sweep::full, false, beyond, false);
+    std::vector<T> distance(static_cast<std::size_t>(kSample * beyond));
+    std::vector<std::int64_t> index(distance.size());
+    pilot.run(distance.data(), index.data());
+    std::int64_t crowded = 0;
+    for (std::int64_t s = 0; s < kSample; ++s) {
+      const T* of = &distance[static_cast<std::size_t>(s * beyond)];
+      const double gap = score_gap(of[problem_.k - (self && !exclude_self ? 1 : 0)], of[beyond - 1]);
+      if (gap < 2 * slack[static_cast<std::size_t>(s * step)]) ++crowded;
+    }
+    if (crowded > kSample / 8) return;
+
+    bf16_ = true;
+    slack_ = std::move(slack);
+    problem_.slack = slack_.data();
+    problem_.capacity = (2 * problem_.k + 32 + 15) / 16 * 16;
+  }
+
+  void rounding_norms(const KnnSide<T>& side, std::vector<double>& norm) {
+    run_pieces(side.rows.rows, kStatBlock, [&](std::int64_t begin, std::int64_t end, std::int64_t) {
+      kernels().rounding_norms(side.rows, begin, end, shift(), side.scale, norm.data());
+    });
+  }
+
+  // How far apart two returned distances are in score.
+  double score_gap(double near, double far) const {
+    const double unit = problem_.unit * problem_.unit;
+    switch (problem_.metric) {
+      case Metric::euclidean: return (far * far - near * near) * unit / 2;
+      case Metric::sqeuclidean: return (far - near) * unit / 2;
+      case Metric::cosine: return far - near;
+      default: return (near - far) * unit;
+    }
+  }
+
   // Blocks, and the lists. A few queries against many rows would keep few workers busy, as a block owns its rows of x:
   // then the rows of y are dealt out to several sets of lists, joined at the end.
   void plan(bool self) {
@@ -163,7 +227,8 @@ class Search {
     x_block_ = self ? y_block_ : block_rows(8 * x_rows_);
     x_blocks_ = block_count(x_rows_, x_block_);
     if (!self && x_blocks_ > 0)
-      parts_ = std::clamp<std::int64_t>(kFewestTasks / x_blocks_, 1, std::max<std::int64_t>(block_count(y_rows_, y_block_), 1));
+      parts_ = std::clamp<std::int64_t>(kFewestTasks / x_blocks_, 1,
+                                        std::max<std::int64_t>(block_count(y_rows_, y_block_), 1));
     const auto lists = static_cast<std::size_t>(parts_ * list_stride());
     score_.resize(lists * static_cast<std::size_t>(problem_.capacity));
     index_.resize(score_.size());
@@ -177,20 +242,21 @@ class Search {
 
   KnnLists<T> lists(std::int64_t part) {
     const std::int64_t first = part * list_stride();
-    return {score_.data() + first * problem_.capacity, index_.data() + first * problem_.capacity,
-            count_.data() + first, threshold_.data() + first};
+    return {score_.data() + first * problem_.capacity, index_.data() + first * problem_.capacity, count_.data() + first,
+            threshold_.data() + first};
   }
 
   void seed_with_itself(std::size_t i) {
     const auto at = i * static_cast<std::size_t>(problem_.capacity);
     const double norm = x_data_->norm[i];
-    score_[at] = problem_.metric == Metric::ip ? static_cast<T>(norm * norm)
+    score_[at] = problem_.metric == Metric::ip       ? static_cast<T>(norm * norm)
                  : problem_.metric == Metric::cosine ? static_cast<T>(x_data_->scale[i] > 0 ? 1 : 0)
                                                      : x_data_->half_norm[i];
     index_[at] = static_cast<std::uint32_t>(i);
     count_[i] = 1;
   }
 
+  bool bf16_ = false;
   std::int64_t x_rows_, y_rows_, x_block_ = 0, y_block_ = 0, x_blocks_ = 0, parts_ = 1;
   std::vector<T> shift_, slack_, score_, threshold_;
   std::vector<std::uint32_t> index_;
@@ -217,7 +283,8 @@ std::tuple<Tensor, Tensor> neighbors_knn_cpu(const Tensor& x, std::int64_t k, co
     bool fits = y.dim() == x.dim() && y.size(y.dim() - 1) == d;
     for (std::int64_t axis = 0; fits && axis < x.dim() - 2; ++axis) fits = y.size(axis) == x.size(axis);
     if (!fits)
-      refuse(kOp, ": y must be [..., m, d] with the leading sizes and d of x, ", shape_text(x), ", got ", shape_text(y));
+      refuse(kOp, ": y must be [..., m, d] with the leading sizes and d of x, ", shape_text(x), ", got ",
+             shape_text(y));
   }
   const std::int64_t most = self && (exclude_self || causal) ? m - 1 : m;
   if (n > 0 && (k < 1 || k > most)) refuse(kOp, ": k must be from 1 to ", most, ", the rows to choose from, got ", k);

@@ -1,6 +1,7 @@
 // Compiled once per instruction set; no standard library here (see lanes.h).
 #include "neighbors/knn_kernel.h"
 
+#include "core/bf16.h"
 #include "core/sweep.h"
 
 namespace gramian::GRAMIAN_ISA {
@@ -82,20 +83,25 @@ struct Entries {
   }
 };
 
-// Quickselect: the first k of the order come first, the k-th at k - 1.
+// A score that at least k entries reach, as high as possible: by bisection, counting a vector at a time. A dozen rounds as
+// a rule, where a quickselect would mispredict a branch for every second entry.
 template <class T>
-void select(const Entries<T>& entries, std::int64_t count, std::int64_t k) {
-  for (std::int64_t low = 0, high = count; high - low > 1;) {
-    entries.exchange(low, low + (high - low) / 2);
-    std::int64_t split = low;
-    for (std::int64_t e = low + 1; e < high; ++e)
-      if (entries.before(e, low)) entries.exchange(++split, e);
-    entries.exchange(low, split);
-    if (split == k - 1) return;
-    if (split < k - 1)
-      low = split + 1;
-    else
-      high = split;
+T kth_highest(const T* score, std::int64_t count, std::int64_t k) {
+  constexpr int kN = kLanes<T>;
+  T low = score[0], high = score[0];
+  for (std::int64_t e = 1; e < count; ++e) {
+    low = score[e] < low ? score[e] : low;
+    high = score[e] > high ? score[e] : high;
+  }
+  for (T middle = high;;) {  // the highest itself first: all k may tie with it
+    const Vec<T> wanted = broadcast(middle);
+    std::int64_t reached = 0, e = 0;
+    for (; e + kN <= count; e += kN) reached += __builtin_popcount(at_least(load(score + e), wanted));
+    for (; e < count; ++e) reached += score[e] >= middle;
+    if (reached == k) return middle;
+    (reached > k ? low : high) = middle;
+    middle = low + (high - low) / 2;
+    if (middle <= low || middle >= high) return low;
   }
 }
 
@@ -119,11 +125,13 @@ void sort(const Entries<T>& entries, std::int64_t count) {
 // Keeps what may still be among the k nearest: scores within twice the slack of the k-th. Returns how many.
 template <class T>
 std::int64_t prune(const KnnProblem<T>& p, std::int64_t i, const Entries<T>& entries, std::int64_t count, T* bound) {
-  select(entries, count, p.k);
-  *bound = entries.score[p.k - 1] - 2 * p.slack[i];
-  std::int64_t kept = p.k;
-  for (std::int64_t e = p.k; e < count; ++e)
-    if (entries.score[e] >= *bound) entries.exchange(kept++, e);
+  *bound = kth_highest(entries.score, count, p.k) - 2 * p.slack[i];
+  std::int64_t kept = 0;
+  for (std::int64_t e = 0; e < count; ++e) {
+    entries.score[kept] = entries.score[e];
+    entries.index[kept] = entries.index[e];
+    kept += entries.score[e] >= *bound;
+  }
   return kept;
 }
 
@@ -136,7 +144,7 @@ __attribute__((noinline)) void compact(const KnnProblem<T>& p, const KnnLists<T>
   std::int64_t kept = prune(p, i, entries, lists.count[i], &bound);
   if (kept > (p.k + p.capacity) / 2) {
     for (std::int64_t e = 0; e < kept; ++e) entries.score[e] = -exact_key(p, i, entries.index[e]);
-    select(entries, kept, p.k);
+    sort(entries, kept);
     kept = p.k;
     for (std::int64_t e = 0; e < kept; ++e) entries.score[e] = score_of_key(p, i, -entries.score[e]);
     bound = entries.score[kept - 1] - p.slack[i];
@@ -161,8 +169,7 @@ template <class T>
 GRAMIAN_INLINE std::uint32_t allowed(const KnnProblem<T>& p, const Tile<T>& t, std::int64_t i) {
   const std::uint32_t inside = t.cols == 32 ? ~0U : (1U << t.cols) - 1;
   const std::int64_t diagonal = i - t.col;  // the bit of column i
-  if (p.sweep == Sweep::symmetric && diagonal >= 0)
-    return diagonal >= 31 ? 0 : inside & (~0U << (diagonal + 1));
+  if (p.sweep == Sweep::symmetric && diagonal >= 0) return diagonal >= 31 ? 0 : inside & (~0U << (diagonal + 1));
   if (p.sweep == Sweep::causal && diagonal < 32) return diagonal <= 0 ? 0 : inside & ((1U << diagonal) - 1);
   return inside;
 }
@@ -195,12 +202,12 @@ GRAMIAN_INLINE void push_tile(const KnnProblem<T>& p, const KnnLists<T>& lists, 
     const Vec<T> left = load(t.values + r * kCols), right = load(t.values + r * kCols + kN);
     const Vec<T> threshold = broadcast(lists.threshold[i]);
     const std::uint32_t row_hits =
-        bits(left - half_left >= threshold) | bits(right - half_right >= threshold) << kN;
+        at_least(left - half_left, threshold) | at_least(right - half_right, threshold) << kN;
     std::uint32_t col_hits = 0;
     if (symmetric) {
       const Vec<T> half = broadcast(p.x.half_norm[i]);
-      col_hits = bits(left - half >= load(lists.threshold + t.col)) |
-                 bits(right - half >= load(lists.threshold + t.col + kN)) << kN;
+      col_hits = at_least(left - half, load(lists.threshold + t.col)) |
+                 at_least(right - half, load(lists.threshold + t.col + kN)) << kN;
     }
     if (__builtin_expect((row_hits | col_hits) != 0, 0)) push_hits(p, lists, t, r, row_hits, col_hits);
   }
@@ -213,6 +220,10 @@ std::int64_t scratch(std::int64_t x_rows, std::int64_t y_rows, std::int64_t dept
           partial_size<T>(x_rows, y_rows, depth));
 }
 
+GRAMIAN_INLINE Region region_of(Sweep sweep) {
+  return sweep == Sweep::symmetric ? Region::upper : sweep == Sweep::causal ? Region::lower : Region::full;
+}
+
 template <class T>
 void block(const KnnProblem<T>& p, const KnnLists<T>& lists, std::int64_t i, std::int64_t x_rows, std::int64_t j,
            std::int64_t y_rows, void* memory) {
@@ -222,11 +233,42 @@ void block(const KnnProblem<T>& p, const KnnLists<T>& lists, std::int64_t i, std
   T* partial = y_packed + packed_size<T, kTileCols<T>>(y_rows, depth);
   pack_block<T, kTileRows<T>>(p.x.rows, i, x_rows, {p.shift, p.x.scale}, x_packed);
   pack_block<T, kTileCols<T>>(p.y.rows, j, y_rows, {p.shift, p.y.scale}, y_packed);
-  const Region region = p.sweep == Sweep::symmetric ? Region::upper
-                        : p.sweep == Sweep::causal  ? Region::lower
-                                                    : Region::full;
-  sweep_block(Block<T>{x_packed, i, x_rows}, Block<T>{y_packed, j, y_rows}, depth, region, partial,
+  sweep_block(Block<T>{x_packed, i, x_rows}, Block<T>{y_packed, j, y_rows}, depth, region_of(p.sweep), partial,
               [&](const Tile<T>& tile) { push_tile(p, lists, tile); });
+}
+
+#if defined(__AVX512F__)
+void block_bf16(const KnnProblem<float>& p, const KnnLists<float>& lists, std::int64_t i, std::int64_t x_rows,
+                std::int64_t j, std::int64_t y_rows, void* memory) {
+  // Half the depth leaves room in the scratch of block() for the unrounded panel too.
+  constexpr int kRows = kTileRows<float>, kCols = kTileCols<float>;
+  const std::int64_t depth = (p.x.rows.cols + 1) / 2;
+  Bf16Pair* x_packed = static_cast<Bf16Pair*>(memory);
+  Bf16Pair* y_packed = x_packed + packed_size<float, kRows>(x_rows, depth);
+  float* partial = reinterpret_cast<float*>(y_packed + packed_size<float, kCols>(y_rows, depth));
+  alignas(64) float unrounded[kSlab<float> * kCols];
+  pack_block_bf16<kRows>(p.x.rows, i, x_rows, {p.shift, p.x.scale}, unrounded, x_packed);
+  pack_block_bf16<kCols>(p.y.rows, j, y_rows, {p.shift, p.y.scale}, unrounded, y_packed);
+  sweep_block(Block<Bf16Pair>{x_packed, i, x_rows}, Block<Bf16Pair>{y_packed, j, y_rows}, depth, region_of(p.sweep),
+              partial, [&](const Tile<float>& tile) { push_tile(p, lists, tile); });
+}
+#endif
+
+void rounding_norms(const Rows& rows, std::int64_t begin, std::int64_t end, const float* shift, const float* scale,
+                    double* norm) {
+  constexpr int kN = kLanes<float>;
+  for (std::int64_t i = begin; i < end; ++i) {
+    f32xN squares = {};  // of differences of 2^-9 relative: float32 is plenty, and the caller rounds up
+    for (std::int64_t k = 0; k < rows.cols; k += kN) {
+      const int features = rows.cols - k < kN ? static_cast<int>(rows.cols - k) : kN;
+      f32xN centre = {};
+      if (shift != nullptr) __builtin_memcpy(&centre, shift + k, static_cast<unsigned long>(features) * sizeof(float));
+      const f32xN v = (load_features<float>(rows, i, k, features) - centre) * scale[i];
+      const f32xN lost = v - bf16_round(v);
+      squares += lost * lost;
+    }
+    norm[i] = __builtin_sqrt(static_cast<double>(sum<float>(squares)));
+  }
 }
 
 // ---- The answer ----
@@ -255,15 +297,22 @@ void finish(const KnnProblem<T>& p, const KnnLists<T>& lists, std::int64_t i, st
   sort(entries, count);
   for (std::int64_t e = 0; e < p.k; ++e) {
     const bool found = e < count;
-    distances[e] = found ? distance_of_key(p, -entries.score[e])
-                         : (p.metric == Metric::ip ? -kInfinity<T> : kInfinity<T>);
+    distances[e] =
+        found ? distance_of_key(p, -entries.score[e]) : (p.metric == Metric::ip ? -kInfinity<T> : kInfinity<T>);
     indices[e] = found ? static_cast<std::int64_t>(entries.index[e]) : -1;
   }
 }
 
 }  // namespace
 
-extern const KnnKernels<float> knn_f32{scratch<float>, block<float>, finish_scratch<float>, finish<float>};
-extern const KnnKernels<double> knn_f64{scratch<double>, block<double>, finish_scratch<double>, finish<double>};
+#if defined(__AVX512F__)
+extern const KnnKernels<float> knn_f32{scratch<float>, block<float>,          block_bf16,
+                                       rounding_norms, finish_scratch<float>, finish<float>};
+#else
+extern const KnnKernels<float> knn_f32{scratch<float>, block<float>,          nullptr,
+                                       rounding_norms, finish_scratch<float>, finish<float>};
+#endif
+extern const KnnKernels<double> knn_f64{scratch<double>, block<double>,          nullptr,
+                                        nullptr,         finish_scratch<double>, finish<double>};
 
 }  // namespace gramian::GRAMIAN_ISA

@@ -42,11 +42,17 @@ struct KnnLists {
 
 template <class T>
 struct KnnKernels {
-  // Bytes of scratch that block() needs.
+  // Bytes of scratch that a block needs.
   std::int64_t (*scratch)(std::int64_t x_rows, std::int64_t y_rows, std::int64_t depth);
   // Rows [i, i + x_rows) of x against rows [j, j + y_rows) of y.
   void (*block)(const KnnProblem<T>& problem, const KnnLists<T>& lists, std::int64_t i, std::int64_t x_rows,
                 std::int64_t j, std::int64_t y_rows, void* scratch);
+  // The same with the product in bfloat16; null where the level has none. The slack must then cover the rounding of the
+  // rows, which rounding_norms measures: |packed row - packed row in bfloat16|.
+  void (*block_bf16)(const KnnProblem<T>& problem, const KnnLists<T>& lists, std::int64_t i, std::int64_t x_rows,
+                     std::int64_t j, std::int64_t y_rows, void* scratch);
+  void (*rounding_norms)(const Rows& rows, std::int64_t begin, std::int64_t end, const T* shift, const T* scale,
+                         double* norm);
   // Row i's neighbours from its lists in `parts` sets that lie `part_stride` lists apart.
   std::int64_t (*finish_scratch)(std::int64_t parts, std::int64_t capacity);
   void (*finish)(const KnnProblem<T>& problem, const KnnLists<T>& lists, std::int64_t i, std::int64_t parts,
