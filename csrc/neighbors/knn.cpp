@@ -312,7 +312,7 @@ std::tuple<Tensor, Tensor> neighbors_knn_cpu(const Tensor& x, std::int64_t k, co
 
 STABLE_TORCH_LIBRARY_FRAGMENT(gramian, m) {
   m.def(
-      "neighbors_knn(Tensor x, int k, Tensor? y=None, *, str metric='euclidean', bool exclude_self=False, "
+      "neighbors_knn(Tensor x, int k, Tensor? y=None, str metric='euclidean', bool exclude_self=False, "
       "bool causal=False) -> (Tensor, Tensor)");
 }
 STABLE_TORCH_LIBRARY_IMPL(gramian, CPU, m) { m.impl("neighbors_knn", TORCH_BOX(&neighbors_knn_cpu)); }
