@@ -1,8 +1,17 @@
 """The geometry of learned functions, at hardware speed: compiled ops for PyTorch."""
 
-import torch  # noqa: F401  (loads the library that the ops link against)
+try:
+    import torch  # loads the library that the ops link against
+except ImportError as error:
+    raise ImportError("gramian needs torch 2.10 or newer: pip install torch") from error
+if torch.__version__ < "2.10":
+    raise ImportError(f"gramian needs torch 2.10 or newer, this is {torch.__version__}: pip install -U torch")
+try:
+    from . import _C
+except ImportError as error:
+    raise ImportError(f"gramian's compiled part does not load, build it again with `make install`: {error}") from error
 
-from . import _C, neighbors
+from . import neighbors
 
 __version__: str = _C.build_info()["version"]
 __all__ = ["__version__", "neighbors"]
