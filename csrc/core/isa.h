@@ -9,8 +9,8 @@ enum class Isa { baseline = 0, avx2 = 1, avx512 = 2 };
 // What gramian._C sees of the ops library.
 #define GRAMIAN_EXPORT __attribute__((visibility("default")))
 
-GRAMIAN_EXPORT Isa best_isa();    // the highest level that this CPU has
-GRAMIAN_EXPORT Isa active_isa();  // what dispatch uses: best_isa(), or what GRAMIAN_ISA or set_isa lowered it to
+GRAMIAN_EXPORT Isa best_isa();       // the highest level that this CPU has
+GRAMIAN_EXPORT Isa active_isa();     // what dispatch uses: best_isa(), or what GRAMIAN_ISA or set_isa lowered it to
 GRAMIAN_EXPORT bool has_bf16_dot();  // on the active level
 GRAMIAN_EXPORT void set_isa(Isa isa);
 GRAMIAN_EXPORT const char* isa_name(Isa isa);

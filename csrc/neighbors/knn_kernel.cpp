@@ -202,7 +202,7 @@ GRAMIAN_INLINE void push_tile(const KnnProblem<T>& p, const KnnLists<T>& lists, 
     const Vec<T> left = load(t.values + r * kCols), right = load(t.values + r * kCols + kN);
     const Vec<T> threshold = broadcast(lists.threshold[i]);
     const std::uint32_t row_hits =
-        at_least(left - half_left, threshold) | at_least(right - half_right, threshold) << kN;
+        at_least(left - half_left, threshold) | (at_least(right - half_right, threshold) << kN);
     std::uint32_t col_hits = 0;
     if (symmetric) {
       const Vec<T> half = broadcast(p.x.half_norm[i]);
