@@ -22,6 +22,9 @@ struct Affine {
 };
 
 template <class T>
+constexpr Element kOwn = sizeof(T) == 4 ? Element::f32 : Element::f64;
+
+template <class T>
 GRAMIAN_INLINE T convert(const Rows& source, std::int64_t at) {
   switch (source.element) {
     case Element::f32: return static_cast<T>(static_cast<const float*>(source.data)[at]);
@@ -36,12 +39,23 @@ GRAMIAN_INLINE T convert(const Rows& source, std::int64_t at) {
   }
 }
 
-// Features [first, first + count) of one row; lanes past `count` are zero.
+GRAMIAN_INLINE std::int64_t row_offset(const Rows& source, std::int64_t row) {
+  const std::int64_t nested = source.middle.size * source.inner.size;
+  if (nested == 1) return row * source.row_stride;
+  const std::int64_t within = row % nested;
+  return row / nested * source.row_stride + within / source.inner.size * source.middle.stride +
+         within % source.inner.size * source.inner.stride;
+}
+
+GRAMIAN_INLINE std::int64_t feature_offset(const Rows& source, std::int64_t feature) {
+  if (source.part == 0) return feature * source.col_stride;
+  return feature / source.part * source.part_stride + feature % source.part * source.col_stride;
+}
+
+// `count` features from offset `at` on; lanes past them are zero.
 template <class T>
-GRAMIAN_INLINE Vec<T> load_features(const Rows& source, std::int64_t row, std::int64_t first, int count) {
-  constexpr Element kOwn = sizeof(T) == 4 ? Element::f32 : Element::f64;
-  const std::int64_t at = row * source.row_stride + first * source.col_stride;
-  if (source.element == kOwn && source.col_stride == 1 && count == kLanes<T>)
+GRAMIAN_INLINE Vec<T> load_features(const Rows& source, std::int64_t at, int count) {
+  if (source.element == kOwn<T> && source.col_stride == 1 && count == kLanes<T>)
     return load(static_cast<const T*>(source.data) + at);
   T lane[kLanes<T>] = {};
   for (int l = 0; l < count; ++l) lane[l] = convert<T>(source, at + l * source.col_stride);
@@ -69,17 +83,29 @@ GRAMIAN_INLINE void transpose(Vec<T> (&v)[kLanes<T>]) {
   }
 }
 
-// Rows [row, row + rows) x features [first, first + depth) into one panel of kWidth rows.
+// Rows [row, row + rows) x features [first, first + depth), all of one part, into one panel of kWidth rows.
 template <class T, int kWidth>
 void pack_panel(const Rows& source, std::int64_t row, int rows, std::int64_t first, std::int64_t depth,
                 const Affine<T>& affine, T* panel) {
   constexpr int kN = kLanes<T>;
+  std::int64_t offset[kWidth];
+  bool adjacent = rows == kWidth && source.element == kOwn<T> && affine.shift == nullptr && affine.scale == nullptr;
+  for (int r = 0; r < rows; ++r) {
+    offset[r] = row_offset(source, row + r) + feature_offset(source, first);
+    adjacent &= offset[r] == offset[0] + r;
+  }
+  if (adjacent) {  // a transposed matrix lies in memory as its panel does
+    const T* from = static_cast<const T*>(source.data) + offset[0];
+    for (std::int64_t k = 0; k < depth; ++k)
+      __builtin_memcpy(panel + k * kWidth, from + k * source.col_stride, kWidth * sizeof(T));
+    return;
+  }
   for (std::int64_t k = 0; k < depth; k += kN) {
     const int features = depth - k < kN ? static_cast<int>(depth - k) : kN;
     Vec<T> shift = {};
     if (affine.shift != nullptr) {
-      const Rows shifts{affine.shift, 1, source.cols, 0, 1, sizeof(T) == 4 ? Element::f32 : Element::f64};
-      shift = load_features<T>(shifts, 0, first + k, features);
+      const Rows shifts{affine.shift, 1, source.cols, 0, 1, kOwn<T>};
+      shift = load_features<T>(shifts, first + k, features);
     }
 #pragma GCC unroll 2
     for (int w = 0; w < kWidth; w += kN) {
@@ -88,7 +114,7 @@ void pack_panel(const Rows& source, std::int64_t row, int rows, std::int64_t fir
       for (int r = 0; r < kN; ++r) {
         square[r] = Vec<T>{};
         if (w + r < rows) {
-          square[r] = load_features<T>(source, row + w + r, first + k, features) - shift;
+          square[r] = load_features<T>(source, offset[w + r] + k * source.col_stride, features) - shift;
           if (affine.scale != nullptr) square[r] *= affine.scale[row + w + r];
         }
       }
@@ -109,12 +135,17 @@ GRAMIAN_INLINE std::int64_t packed_size(std::int64_t rows, std::int64_t depth) {
 
 template <class T, int kWidth>
 void pack_block(const Rows& source, std::int64_t row, std::int64_t rows, const Affine<T>& affine, T* packed) {
+  const std::int64_t part = source.part == 0 ? source.cols : source.part;
   for (std::int64_t first = 0; first < source.cols; first += kSlab<T>) {
-    const std::int64_t depth = source.cols - first < kSlab<T> ? source.cols - first : kSlab<T>;
+    const std::int64_t end = source.cols - first < kSlab<T> ? source.cols : first + kSlab<T>;
     for (std::int64_t r = 0; r < rows; r += kWidth) {
       const int in_panel = rows - r < kWidth ? static_cast<int>(rows - r) : kWidth;
-      pack_panel<T, kWidth>(source, row + r, in_panel, first, depth, affine, packed);
-      packed += depth * kWidth;
+      for (std::int64_t k = first; k < end;) {
+        const std::int64_t left = part - k % part, depth = end - k < left ? end - k : left;
+        pack_panel<T, kWidth>(source, row + r, in_panel, k, depth, affine, packed);
+        packed += depth * kWidth;
+        k += depth;
+      }
     }
   }
 }

@@ -20,13 +20,6 @@ template <class T>
 GRAMIAN_INLINE void multiply_tile(const T* rows, const T* cols, std::int64_t depth, bool accumulate, T* tile) {
   constexpr int kRows = kTileRows<T>, kCols = kTileCols<T>, kN = kLanes<T>;
   Vec<T> left[kRows] = {}, right[kRows] = {};
-  if (accumulate) {
-#pragma GCC unroll 16
-    for (int r = 0; r < kRows; ++r) {
-      left[r] = load(tile + r * kCols);
-      right[r] = load(tile + r * kCols + kN);
-    }
-  }
   for (std::int64_t k = 0; k < depth; ++k) {
     const Vec<T> col_left = load(cols), col_right = load(cols + kN);
 #pragma GCC unroll 16
@@ -37,6 +30,14 @@ GRAMIAN_INLINE void multiply_tile(const T* rows, const T* cols, std::int64_t dep
     }
     rows += kRows;
     cols += kCols;
+  }
+  // Slabs are summed by themselves and then added: rounding grows with the slab plus the number of slabs, not the depth.
+  if (accumulate) {
+#pragma GCC unroll 16
+    for (int r = 0; r < kRows; ++r) {
+      left[r] += load(tile + r * kCols);
+      right[r] += load(tile + r * kCols + kN);
+    }
   }
 #pragma GCC unroll 16
   for (int r = 0; r < kRows; ++r) {

@@ -1,0 +1,197 @@
+// What the ops of this family share: layers from tensors, with the checks, and the passes over the kernel matrix.
+#pragma once
+#include <algorithm>
+#include <string>
+#include <vector>
+
+#include "core/parallel.h"
+#include "core/tensor.h"
+#include "core/workspace.h"
+#include "ntk/linear_gram_kernel.h"
+
+namespace gramian {
+
+// How a layer's Gram is computed; python/gramian/ntk.py chooses.
+enum class Route : std::int64_t { hadamard = 0, materialise = 1 };
+
+struct Layer {
+  LinearLayer views;
+  Route route;
+};
+
+// The kernel matrix of one call: [n, c] rows, [m, c] columns, `stride` values a row.
+struct KernelMatrix {
+  std::int64_t rows, cols, outputs, stride;
+  bool symmetric, accumulate;
+  void* out;
+  void* mirror;  // where the transpose goes, or null
+};
+
+// a [n, t, d_in], g [n, c, t, d_out], at `batch` of the axes before them. In the trace form outputs are features of g.
+inline Rows activation_rows(const Tensor& a, Element element, std::int64_t batch) {
+  const std::int64_t axes = a.dim();
+  Rows rows = rows_of(a, element, 0);
+  const std::int64_t size = element == Element::f64 ? 8 : element == Element::f32 ? 4 : 2;
+  std::int64_t offset = 0;
+  for (std::int64_t d = axes - 4; d >= 0; --d) {
+    offset += batch % a.size(d) * a.stride(d);
+    batch /= a.size(d);
+  }
+  rows.data = static_cast<const char*>(a.const_data_ptr()) + offset * size;
+  rows.rows = a.size(axes - 3) * a.size(axes - 2);
+  rows.row_stride = a.stride(axes - 3);
+  rows.inner = {a.size(axes - 2), a.stride(axes - 2)};
+  return rows;
+}
+
+inline Rows gradient_rows(const Tensor& g, Element element, std::int64_t batch, bool trace) {
+  const std::int64_t axes = g.dim(), outputs = g.size(axes - 3), output_stride = g.stride(axes - 3);
+  const std::int64_t size = element == Element::f64 ? 8 : element == Element::f32 ? 4 : 2;
+  std::int64_t offset = 0;
+  for (std::int64_t d = axes - 5; d >= 0; --d) {
+    offset += batch % g.size(d) * g.stride(d);
+    batch /= g.size(d);
+  }
+  const std::int64_t positions = g.size(axes - 2), width = g.size(axes - 1);
+  Rows rows{static_cast<const char*>(g.const_data_ptr()) + offset * size,
+            g.size(axes - 4) * positions,
+            width,
+            g.stride(axes - 4),
+            g.stride(axes - 1),
+            element};
+  rows.inner = {positions, g.stride(axes - 2)};
+  if (trace) {
+    rows.cols = outputs * width;
+    if (output_stride != width * rows.col_stride && width > 0) rows.part = width, rows.part_stride = output_stride;
+  } else {
+    rows.rows *= outputs;
+    rows.middle = {outputs, output_stride};
+  }
+  return rows;
+}
+
+inline void check_layer(const char* op, const std::string& a_name, const Tensor& a, const std::string& g_name,
+                        const Tensor& g, bool batched) {
+  if (batched ? a.dim() < 3 : a.dim() != 3)
+    refuse(op, ": ", a_name, " must be [n, t, d_in], got shape ", shape_text(a));
+  if (batched ? g.dim() < 4 : g.dim() != 4)
+    refuse(op, ": ", g_name, " must be [n, c, t, d_out], got shape ", shape_text(g));
+  element_of(op, a_name.c_str(), a);
+  check_same(op, g_name.c_str(), g, a_name.c_str(), a);
+  const std::int64_t da = a.dim(), dg = g.dim();
+  bool same_batch = da - 3 == dg - 4;
+  for (std::int64_t d = 0; same_batch && d < da - 3; ++d) same_batch = a.size(d) == g.size(d);
+  if (!same_batch || a.size(da - 3) != g.size(dg - 4) || a.size(da - 2) != g.size(dg - 2))
+    refuse(op, ": ", g_name, " must have the samples and positions of ", a_name, " ", shape_text(a), ", got shape ",
+           shape_text(g));
+  if (a.size(da - 2) == 0) refuse(op, ": ", a_name, " must have at least one position, got shape ", shape_text(a));
+}
+
+inline void check_other_side(const char* op, const std::string& a_name, const Tensor& a2, const Tensor& a1,
+                             const std::string& g_name, const Tensor& g2, const Tensor& g1) {
+  check_same(op, a_name.c_str(), a2, "a1", a1);
+  if (a2.size(a2.dim() - 1) != a1.size(a1.dim() - 1) || a2.size(a2.dim() - 2) != a1.size(a1.dim() - 2))
+    refuse(op, ": ", a_name, " must have the positions and features of a1 ", shape_text(a1), ", got shape ",
+           shape_text(a2));
+  if (g2.size(g2.dim() - 1) != g1.size(g1.dim() - 1) || g2.size(g2.dim() - 3) != g1.size(g1.dim() - 3))
+    refuse(op, ": ", g_name, " must have the outputs and features of g1 ", shape_text(g1), ", got shape ",
+           shape_text(g2));
+}
+
+inline Layer layer_of(const Tensor& a1, const Tensor& g1, const Tensor& a2, const Tensor& g2, std::int64_t batch,
+                      bool trace, bool ones, Route route) {
+  const Element element = element_of("linear_gram", "a1", a1);
+  return {{activation_rows(a1, element, batch), gradient_rows(g1, element, batch, trace),
+           activation_rows(a2, element, batch), gradient_rows(g2, element, batch, trace), a1.size(a1.dim() - 2), ones},
+          route};
+}
+
+// K (+)= the sum of the layers' Grams. `like` is any tensor of the compute type.
+inline void add_grams(const std::vector<Layer>& layers, KernelMatrix k, const Tensor& like) {
+  if (k.rows == 0 || k.cols == 0) return;
+  const auto& kernel = GRAMIAN_KERNELS(linear_gram);
+  const bool wide = like.scalar_type() == ScalarType::Double;
+  const std::int64_t value_bytes = wide ? 8 : 4, sides = k.symmetric ? 1 : 2;
+
+  // Pieces of the Jacobian wait here between being formed and being multiplied: an eighth of the kernel matrix, or what
+  // the last cache holds.
+  const std::int64_t jacobian_bytes = std::max<std::int64_t>(std::int64_t{32} << 20, k.rows * k.cols * value_bytes / 8);
+  std::int64_t width = 0, widest = 1;
+  for (const Layer& layer : layers)
+    if (layer.route == Route::materialise) {
+      const std::int64_t each = layer.views.a1.cols + (layer.views.ones ? 1 : 0);
+      width += layer.views.g1.cols * each;
+      widest = std::max(widest, each);
+    }
+  width = std::min(width, std::max(widest, jacobian_bytes / (value_bytes * (k.rows + (sides - 1) * k.cols))));
+  const Tensor jacobian1 = torch::stable::new_empty(like, {k.rows, width}, like.scalar_type());
+  const Tensor jacobian2 = torch::stable::new_empty(like, {sides == 2 ? k.cols : 0, width}, like.scalar_type());
+
+  std::vector<LinearLayer> pass;
+  for (const Layer& layer : layers)
+    if (layer.route == Route::hadamard) pass.push_back(layer.views);
+  std::size_t at = 0;
+  std::int64_t first = 0;  // feature of layers[at] that the next piece begins with
+  for (bool last = false; !last;) {
+    std::int64_t used = 0;
+    for (; at < layers.size(); ++at, first = 0) {
+      if (layers[at].route == Route::hadamard) continue;
+      const LinearLayer& layer = layers[at].views;
+      const std::int64_t each = layer.a1.cols + (layer.ones ? 1 : 0);
+      const std::int64_t count = std::min(layer.g1.cols - first, each > 0 ? (width - used) / each : layer.g1.cols);
+      for (std::int64_t side = 0; side < sides && count > 0; ++side) {
+        const Rows& a = side == 0 ? layer.a1 : layer.a2;
+        const Tensor& to = side == 0 ? jacobian1 : jacobian2;
+        const JacobianPiece piece{a,     side == 0 ? layer.g1 : layer.g2,
+                                  k.outputs, layer.positions,
+                                  layer.ones, first,
+                                  count, static_cast<char*>(to.mutable_data_ptr()) + used * value_bytes,
+                                  width};
+        const std::int64_t samples = a.rows / layer.positions;
+        const Workspace scratch(worker_count(samples), kernel.jacobian_scratch(piece, wide));
+        run_pieces(samples, 1, [&](std::int64_t begin, std::int64_t end, std::int64_t worker) {
+          kernel.jacobian(piece, begin, end - begin, wide, scratch.of(worker));
+        });
+      }
+      used += count * each;
+      first += count;
+      if (first < layer.g1.cols) break;  // full
+    }
+    last = at == layers.size();
+    if (used > 0 || pass.empty()) {
+      const Element element = wide ? Element::f64 : Element::f32;
+      const Rows none{nullptr, 0, 0, 0, 1, element};
+      const auto formed = [&](const Tensor& jacobian) {
+        return Rows{jacobian.const_data_ptr(), jacobian.size(0), used, width, 1, element};
+      };
+      const Rows rows = formed(jacobian1);
+      pass.push_back({none, rows, none, sides == 2 ? formed(jacobian2) : rows, 1, true});
+    }
+
+    const std::int64_t row_block = block_rows(k.rows), col_block = k.symmetric ? row_block : block_rows(k.cols);
+    const auto count = static_cast<std::int64_t>(pass.size());
+    Schedule schedule(k.symmetric ? Sweep::symmetric : Sweep::full, block_count(k.rows, row_block),
+                      block_count(k.cols, col_block));
+    const std::int64_t workers = worker_count(schedule.size());
+    const Workspace scratch(workers, kernel.block_scratch(pass.data(), count, k.outputs, std::min(row_block, k.rows),
+                                                          std::min(col_block, k.cols), wide));
+    run_sweep(schedule, workers, [&](const BlockPair& pair, std::int64_t worker) {
+      const std::int64_t row = pair.i * row_block, col = pair.j * col_block;
+      const GramBlock block{k.outputs,
+                            row,
+                            std::min(row_block, k.rows - row),
+                            col,
+                            std::min(col_block, k.cols - col),
+                            k.symmetric && pair.i == pair.j,
+                            k.accumulate,
+                            k.out,
+                            last ? k.mirror : nullptr,
+                            k.stride};
+      kernel.block(pass.data(), count, block, wide, scratch.of(worker));
+    });
+    pass.clear();
+    k.accumulate = true;
+  }
+}
+
+}  // namespace gramian

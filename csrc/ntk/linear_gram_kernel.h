@@ -1,0 +1,48 @@
+// Tangent-kernel Grams of layers whose weight gradient is a sum of outer products, J = sum_t g_t a_tᵀ.
+#pragma once
+#include "core/isa.h"
+#include "core/rows.h"
+
+namespace gramian {
+
+// One layer, both sides. Rows of `a`: (sample, position); rows of `g`: (sample, output, position). With no features in
+// `a` and `ones` set, the rows of `g` are the Jacobian itself.
+struct LinearLayer {
+  Rows a1, g1, a2, g2;
+  std::int64_t positions;
+  bool ones;  // `a` has one more feature, constantly 1: the bias
+};
+
+// Rows and columns of the kernel matrix are (sample, output) pairs.
+struct GramBlock {
+  std::int64_t outputs;
+  std::int64_t row, rows, col, cols;
+  bool upper;       // only pairs with col >= row are wanted (a block on the diagonal of a symmetric kernel)
+  bool accumulate;  // add to what `out` holds
+  void* out;        // the whole matrix, in the compute type
+  void* mirror;     // the whole transposed matrix, or null
+  std::int64_t stride;
+};
+
+// Features [first, first + count) of the gradient rows, each times all features of `a`: the piece of the Jacobian
+// at jacobian[row * stride], rows being (sample, output); count sums over positions follow for the bias.
+struct JacobianPiece {
+  Rows a, g;
+  std::int64_t outputs, positions;
+  bool ones;
+  std::int64_t first, count;
+  void* jacobian;
+  std::int64_t stride;
+};
+
+struct LinearGramKernels {
+  std::int64_t (*block_scratch)(const LinearLayer* layers, std::int64_t count, std::int64_t outputs, std::int64_t rows,
+                                std::int64_t cols, bool wide);
+  void (*block)(const LinearLayer* layers, std::int64_t count, const GramBlock& block, bool wide, void* scratch);
+  std::int64_t (*jacobian_scratch)(const JacobianPiece& piece, bool wide);
+  void (*jacobian)(const JacobianPiece& piece, std::int64_t first_sample, std::int64_t samples, bool wide, void* scratch);
+};
+
+GRAMIAN_DECLARE_KERNELS(LinearGramKernels, linear_gram)
+
+}  // namespace gramian
