@@ -52,14 +52,20 @@ GRAMIAN_INLINE std::int64_t feature_offset(const Rows& source, std::int64_t feat
   return feature / source.part * source.part_stride + feature % source.part * source.col_stride;
 }
 
-// `count` features from offset `at` on; lanes past them are zero.
+// `count` values of a row from offset `at` on; lanes past them are zero.
 template <class T>
-GRAMIAN_INLINE Vec<T> load_features(const Rows& source, std::int64_t at, int count) {
+GRAMIAN_INLINE Vec<T> load_at(const Rows& source, std::int64_t at, int count) {
   if (source.element == kOwn<T> && source.col_stride == 1 && count == kLanes<T>)
     return load(static_cast<const T*>(source.data) + at);
   T lane[kLanes<T>] = {};
   for (int l = 0; l < count; ++l) lane[l] = convert<T>(source, at + l * source.col_stride);
   return load(lane);
+}
+
+// Features [first, first + count) of one row, all of one part.
+template <class T>
+GRAMIAN_INLINE Vec<T> load_features(const Rows& source, std::int64_t row, std::int64_t first, int count) {
+  return load_at<T>(source, row_offset(source, row) + feature_offset(source, first), count);
 }
 
 // Transposes a square of kLanes vectors in log2(kLanes) rounds of exchanging halves, quarters, ...
@@ -105,7 +111,7 @@ void pack_panel(const Rows& source, std::int64_t row, int rows, std::int64_t fir
     Vec<T> shift = {};
     if (affine.shift != nullptr) {
       const Rows shifts{affine.shift, 1, source.cols, 0, 1, kOwn<T>};
-      shift = load_features<T>(shifts, first + k, features);
+      shift = load_features<T>(shifts, 0, first + k, features);
     }
 #pragma GCC unroll 2
     for (int w = 0; w < kWidth; w += kN) {
@@ -114,7 +120,7 @@ void pack_panel(const Rows& source, std::int64_t row, int rows, std::int64_t fir
       for (int r = 0; r < kN; ++r) {
         square[r] = Vec<T>{};
         if (w + r < rows) {
-          square[r] = load_features<T>(source, offset[w + r] + k * source.col_stride, features) - shift;
+          square[r] = load_at<T>(source, offset[w + r] + k * source.col_stride, features) - shift;
           if (affine.scale != nullptr) square[r] *= affine.scale[row + w + r];
         }
       }

@@ -112,6 +112,7 @@ inline void add_grams(const std::vector<Layer>& layers, KernelMatrix k, const Te
   const auto& kernel = GRAMIAN_KERNELS(linear_gram);
   const bool wide = like.scalar_type() == ScalarType::Double;
   const std::int64_t value_bytes = wide ? 8 : 4, sides = k.symmetric ? 1 : 2;
+  if (!k.accumulate) prefer_huge_pages(k.out, static_cast<std::size_t>(k.rows * k.stride * value_bytes));
 
   // Pieces of the Jacobian wait here between being formed and being multiplied: an eighth of the kernel matrix, or what
   // the last cache holds.
@@ -142,10 +143,10 @@ inline void add_grams(const std::vector<Layer>& layers, KernelMatrix k, const Te
       for (std::int64_t side = 0; side < sides && count > 0; ++side) {
         const Rows& a = side == 0 ? layer.a1 : layer.a2;
         const Tensor& to = side == 0 ? jacobian1 : jacobian2;
-        const JacobianPiece piece{a,     side == 0 ? layer.g1 : layer.g2,
-                                  k.outputs, layer.positions,
+        const JacobianPiece piece{a,          side == 0 ? layer.g1 : layer.g2,
+                                  k.outputs,  layer.positions,
                                   layer.ones, first,
-                                  count, static_cast<char*>(to.mutable_data_ptr()) + used * value_bytes,
+                                  count,      static_cast<char*>(to.mutable_data_ptr()) + used * value_bytes,
                                   width};
         const std::int64_t samples = a.rows / layer.positions;
         const Workspace scratch(worker_count(samples), kernel.jacobian_scratch(piece, wide));

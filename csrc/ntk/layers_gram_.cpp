@@ -32,15 +32,16 @@ void ntk_layers_gram_cpu(Tensor out, const std::vector<Tensor>& a1, const std::v
   const ScalarType dtype = compute_dtype(element_of(kOp, "a1[0]", a1[0]));
   for (std::size_t l = 0; l < count; ++l) {
     if (a1[l].size(0) != n || g1[l].size(1) != c || (!symmetric && a2[l].size(0) != m))
-      refuse(kOp, ": ", item("g1", l), " must have the samples and outputs of g1[0] ", shape_text(g1[0]), ", got shape ",
-             shape_text(g1[l]));
+      refuse(kOp, ": ", item("g1", l), " must have the samples and outputs of g1[0] ", shape_text(g1[0]),
+             ", got shape ", shape_text(g1[l]));
     if (compute_dtype(element_of(kOp, "a1", a1[l])) != dtype)
       refuse(kOp, ": ", item("a1", l), " must have the precision of a1[0], got ", dtype_text(a1[l].scalar_type()));
   }
   if (out.dim() != 4 || out.size(1) != kept || out.size(3) != kept)
     refuse(kOp, ": out must be [N, ", kept, ", M, ", kept, "], got shape ", shape_text(out));
-  if (out.scalar_type() != dtype || !out.is_contiguous())
-    refuse(kOp, ": out must be contiguous ", dtype_text(dtype), ", got ", dtype_text(out.scalar_type()));
+  if (out.scalar_type() != dtype)
+    refuse(kOp, ": out must be ", dtype_text(dtype), ", got ", dtype_text(out.scalar_type()));
+  if (!out.is_contiguous()) refuse(kOp, ": out must be contiguous, got shape ", shape_text(out), " with other strides");
   if (row < 0 || col < 0 || row + n > out.size(0) || col + m > out.size(2) ||
       ((symmetric || mirror) && (col + m > out.size(0) || row + n > out.size(2))) || (symmetric && row != col))
     refuse(kOp, ": row and col must place the ", n, " by ", m, " samples within out ", shape_text(out), ", got ", row,
@@ -48,8 +49,8 @@ void ntk_layers_gram_cpu(Tensor out, const std::vector<Tensor>& a1, const std::v
 
   std::vector<Layer> layers;
   for (std::size_t l = 0; l < count; ++l)
-    layers.push_back(layer_of(a1[l], g1[l], symmetric ? a1[l] : a2[l], symmetric ? g1[l] : g2[l], 0, trace, bias[l] != 0,
-                              static_cast<Route>(route[l])));
+    layers.push_back(layer_of(a1[l], g1[l], symmetric ? a1[l] : a2[l], symmetric ? g1[l] : g2[l], 0, trace,
+                              bias[l] != 0, static_cast<Route>(route[l])));
   const std::int64_t stride = out.size(2) * kept, value_bytes = dtype == ScalarType::Double ? 8 : 4;
   const auto at = [&](std::int64_t i, std::int64_t j) {
     return static_cast<char*>(out.mutable_data_ptr()) + (i * kept * stride + j * kept) * value_bytes;

@@ -20,7 +20,8 @@ Tensor ntk_linear_gram_cpu(const Tensor& a1, const Tensor& g1, const std::option
     for (std::int64_t d = 0; same_batch && d < a1.dim() - 3; ++d) same_batch = a1.size(d) == a2.size(d);
     if (!same_batch) refuse(kOp, ": a2 must have the batch of a1 ", shape_text(a1), ", got shape ", shape_text(a2));
   }
-  if (a1.size(a1.dim() - 1) == 0 && !bias) refuse(kOp, ": a1 must have features unless bias is set, got shape ", shape_text(a1));
+  if (a1.size(a1.dim() - 1) == 0 && !bias)
+    refuse(kOp, ": a1 must have features unless bias is set, got shape ", shape_text(a1));
 
   const std::int64_t axes = a1.dim(), outputs = g1.size(g1.dim() - 3), kept = trace ? 1 : outputs;
   std::vector<std::int64_t> shape;
@@ -48,7 +49,9 @@ Tensor ntk_linear_gram_cpu(const Tensor& a1, const Tensor& g1, const std::option
 }  // namespace
 
 STABLE_TORCH_LIBRARY_FRAGMENT(gramian, m) {
-  m.def("ntk_linear_gram(Tensor a1, Tensor g1, Tensor? a2, Tensor? g2, bool bias, bool trace, bool materialise) -> Tensor");
+  m.def(
+      "ntk_linear_gram(Tensor a1, Tensor g1, Tensor? a2, Tensor? g2, bool bias, bool trace, bool materialise) -> "
+      "Tensor");
 }
 STABLE_TORCH_LIBRARY_IMPL(gramian, CPU, m) { m.impl("ntk_linear_gram", TORCH_BOX(&ntk_linear_gram_cpu)); }
 

@@ -156,16 +156,14 @@ void add_layer(const LinearLayer& layer, const GramBlock& block, bool add, const
     for (std::int64_t j = 0; j < block.cols; j += cols_each) {
       const std::int64_t col = block.col + j, cols = smaller(cols_each, block.cols - j);
       if (block.upper && col + cols <= row) continue;
-      const Factor<T> factor =
-          activation_factor(layer, block.outputs, row, rows, col, cols, block.upper, scratch);
+      const Factor<T> factor = activation_factor(layer, block.outputs, row, rows, col, cols, block.upper, scratch);
       const Block<T> y{scratch.g_cols, col * t, cols * t};
       pack_block<T, kCols>(layer.g2, y.first, y.rows, {}, scratch.g_cols);
       T* const sum = scratch.sum + i * sum_stride + j;
       if (t == 1) {
-        sweep_block(x, y, layer.g1.cols, block.upper ? Region::upper : Region::full, scratch.partial,
-                    [&](const Tile<T>& tile) {
-                      add_tile(tile, factor, block.outputs, 1, row, y.first, add, sum, sum_stride);
-                    });
+        sweep_block(
+            x, y, layer.g1.cols, block.upper ? Region::upper : Region::full, scratch.partial,
+            [&](const Tile<T>& tile) { add_tile(tile, factor, block.outputs, 1, row, y.first, add, sum, sum_stride); });
         continue;
       }
       const std::int64_t wide = round_up(y.rows, kCols);

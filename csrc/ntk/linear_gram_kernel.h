@@ -40,7 +40,8 @@ struct LinearGramKernels {
                                 std::int64_t cols, bool wide);
   void (*block)(const LinearLayer* layers, std::int64_t count, const GramBlock& block, bool wide, void* scratch);
   std::int64_t (*jacobian_scratch)(const JacobianPiece& piece, bool wide);
-  void (*jacobian)(const JacobianPiece& piece, std::int64_t first_sample, std::int64_t samples, bool wide, void* scratch);
+  void (*jacobian)(const JacobianPiece& piece, std::int64_t first_sample, std::int64_t samples, bool wide,
+                   void* scratch);
 };
 
 GRAMIAN_DECLARE_KERNELS(LinearGramKernels, linear_gram)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -54,8 +54,8 @@ def _linear(module: nn.Linear, inputs: tuple[Tensor, ...]) -> list[Part]:
     x = inputs[0].detach()
     return [
         Part(
-            module.weight,
-            module.bias,
+            cast("nn.Parameter", module.weight),
+            cast("nn.Parameter | None", module.bias),
             x.reshape(x.shape[0], -1, x.shape[-1]),
             lambda g: g.reshape(*g.shape[:2], -1, g.shape[-1]).movedim(0, 1),
         )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Literal, NamedTuple, cast
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, cast
 
 import torch
 from torch import Tensor
@@ -35,30 +35,27 @@ _linear_gram = torch.ops.gramian.ntk_linear_gram.default
 _layers_gram = torch.ops.gramian.ntk_layers_gram_.default
 
 
-@torch.library.register_fake("gramian::ntk_linear_gram")
-def _(
-    a1: Tensor, g1: Tensor, a2: Tensor | None, g2: Tensor | None, bias: bool, trace: bool, materialise: bool
-) -> Tensor:
+def _fake_linear_gram(a1: Tensor, g1: Tensor, a2: Tensor | None, *rest: Any) -> Tensor:
+    _, _, trace, _ = rest
     *batch, n, _, _ = a1.shape
     m, c = (n if a2 is None else a2.shape[-3]), g1.shape[-3]
     dtype = torch.float64 if a1.dtype == torch.float64 else torch.float32
     return a1.new_empty((*batch, n, m) if trace else (*batch, n, c, m, c), dtype=dtype)
 
 
-@torch.library.register_fake("gramian::ntk_layers_gram_")
-def _(*_: object) -> None:
-    return None
-
-
-@torch.library.register_vmap("gramian::ntk_linear_gram")
-def _(info, in_dims, a1, g1, a2, g2, bias, trace, materialise):  # type: ignore[no-untyped-def]
+def _batched_linear_gram(info: Any, in_dims: tuple[int | None, ...], *arguments: Any) -> tuple[Tensor, int]:
     def leading(x: Tensor | None, dim: int | None) -> Tensor | None:
         if x is None:
             return None
         return x.expand(info.batch_size, *x.shape) if dim is None else x.movedim(dim, 0)
 
-    sides = [leading(x, dim) for x, dim in zip((a1, g1, a2, g2), in_dims[:4], strict=True)]
-    return _linear_gram(*sides, bias, trace, materialise), 0
+    sides = [leading(x, dim) for x, dim in zip(arguments[:4], in_dims[:4], strict=True)]
+    return _linear_gram(*sides, *arguments[4:]), 0
+
+
+torch.library.register_fake("gramian::ntk_linear_gram", _fake_linear_gram)
+torch.library.register_fake("gramian::ntk_layers_gram_", lambda *_: None)
+torch.library.register_vmap("gramian::ntk_linear_gram", _batched_linear_gram)
 
 
 class LayerCost(NamedTuple):
@@ -70,7 +67,15 @@ class LayerCost(NamedTuple):
 
 
 def layer_cost(
-    n: int, m: int, outputs: int, positions: int, d_in: int, d_out: int, *, symmetric: bool = True, trace: bool = False
+    n: int,
+    m: int,
+    *,
+    outputs: int,
+    positions: int,
+    d_in: int,
+    d_out: int,
+    symmetric: bool = True,
+    trace: bool = False,
 ) -> LayerCost:
     """Operations that the tangent-kernel Gram of one layer takes by either route.
 
@@ -107,8 +112,10 @@ def layer_cost(
         Section "cost" of docs/how-it-works/ntk.md.
 
     Example:
-        >>> layer_cost(256, 256, 10, 1, 512, 512).route, layer_cost(256, 256, 1, 64, 128, 128).route
-        ('hadamard', 'materialise')
+        >>> layer_cost(256, 256, outputs=10, positions=1, d_in=512, d_out=512).route
+        'hadamard'
+        >>> layer_cost(256, 256, outputs=1, positions=64, d_in=128, d_out=128).route
+        'materialise'
     """
     pairs = n * (n + 1) / 2 if symmetric else n * m
     blocks = outputs if trace else outputs * outputs
@@ -121,9 +128,17 @@ def layer_cost(
 
 def _route(a1: Tensor, g1: Tensor, a2: Tensor | None, *, bias: bool, trace: bool) -> LayerCost:
     n, positions, d_in = a1.shape[-3:]
-    outputs, d_out = g1.shape[-3], g1.shape[-1]
     m = n if a2 is None else a2.shape[-3]
-    return layer_cost(n, m, outputs, positions, d_in + bias, d_out, symmetric=a2 is None, trace=trace)
+    return layer_cost(
+        n,
+        m,
+        outputs=g1.shape[-3],
+        positions=positions,
+        d_in=d_in + bias,
+        d_out=g1.shape[-1],
+        symmetric=a2 is None,
+        trace=trace,
+    )
 
 
 def linear_gram(
@@ -193,15 +208,11 @@ def linear_gram(
     return kernel if reduce != "full" else kernel.permute(0, 2, 1, 3)
 
 
-def _explain(factors: Sequence[Factors], n: int, m: int, *, symmetric: bool, trace: bool) -> str:
+def _explain(factors: Sequence[Factors], costs: Sequence[LayerCost]) -> str:
     lines = [f"{'parameters':<36} {'t':>6} {'d_in':>6} {'d_out':>6} {'hadamard':>10} {'materialise':>11}  route"]
-    for f in factors:
-        outputs, positions, d_in, d_out = f.g.shape[1], f.a.shape[1], f.a.shape[2] + f.bias, f.g.shape[3]
-        cost = layer_cost(n, m, outputs, positions, d_in, d_out, symmetric=symmetric, trace=trace)
-        lines.append(
-            f"{f.name:<36} {positions:>6} {d_in:>6} {d_out:>6} {cost.hadamard:>10.2e} {cost.materialise:>11.2e}  "
-            f"{cost.route}"
-        )
+    for f, cost in zip(factors, costs, strict=True):
+        sizes = f"{f.a.shape[1]:>6} {f.a.shape[2] + f.bias:>6} {f.g.shape[3]:>6}"
+        lines.append(f"{f.name:<36} {sizes} {cost.hadamard:>10.2e} {cost.materialise:>11.2e}  {cost.route}")
     return "\n".join(lines)
 
 
@@ -245,7 +256,7 @@ def empirical_ntk(
         params: names of the parameters to differentiate by; by default all that require a gradient.
         block_size: samples that go through the network at a time; by default as many as keep the factors of a block
             within 512 MiB. The result is the same to rounding for every size.
-        explain: print the layers, what either route costs for each, and the choice.
+        explain: print the layers, what either route costs for each in the first block, and the choice.
         progress: show a bar over the blocks (with tqdm installed).
 
     Returns:
@@ -309,9 +320,10 @@ def empirical_ntk(
             kept = 1 if trace else left[0].g.shape[1]
             dtype = torch.float64 if left[0].g.dtype == torch.float64 else torch.float32
             kernel = torch.empty(n, kept, m, kept, dtype=dtype, device=left[0].g.device)
-            if explain:
-                print(_explain(left, n, m, symmetric=symmetric, trace=trace))
-        routes = [_route(f.a, f.g, right[0].a if right else None, bias=f.bias, trace=trace).route for f in left]
+        others: list[Tensor | None] = [f.a for f in right] if right else [None] * len(left)
+        costs = [_route(f.a, f.g, a2, bias=f.bias, trace=trace) for f, a2 in zip(left, others, strict=True)]
+        if row == 0 and explain:
+            print(_explain(left, costs))
         _layers_gram(
             kernel,
             [f.a for f in left],
@@ -319,7 +331,7 @@ def empirical_ntk(
             [f.a for f in right],
             [f.g for f in right],
             [int(f.bias) for f in left],
-            [int(route == "materialise") for route in routes],
+            [int(cost.route == "materialise") for cost in costs],
             trace,
             False,
             i,
@@ -410,9 +422,8 @@ def alignment(K: Tensor, L: Tensor, *, centered: bool = True) -> Tensor:  # noqa
     _square("alignment", "K", K)
     if L.shape != K.shape:
         raise ValueError(f"alignment: L must have the shape of K {tuple(K.shape)}, got {tuple(L.shape)}")
-    if centered:
-        K, L = center(K), center(L)
-    return (K * L).sum() / (K.square().sum() * L.square().sum()).sqrt()
+    left, right = (center(K), center(L)) if centered else (K, L)
+    return (left * right).sum() / (left.square().sum() * right.square().sum()).sqrt()
 
 
 def _one_hot(op: str, y: Tensor, classes: int | None, dtype: torch.dtype) -> Tensor:
@@ -512,7 +523,7 @@ def label_alignment(
         return alignment(torch.einsum("nmcc->nm", K) if full else K, one_hot @ one_hot.mT)
     vector = (one_hot - one_hot.mean(0)).reshape(-1)
     matrix = _matrix("label_alignment", "K", center(K))
-    return vector @ (matrix @ vector) / (matrix.square().sum().sqrt() * vector.square().sum())
+    return torch.dot(vector, matrix @ vector) / (matrix.square().sum().sqrt() * vector.square().sum())
 
 
 def spectrum(K: Tensor, k: int | None = None) -> Tensor:  # noqa: N803
@@ -552,7 +563,7 @@ def spectrum(K: Tensor, k: int | None = None) -> Tensor:  # noqa: N803
 def _eigenvalues(op: str, kernel_or_values: Tensor) -> Tensor:
     if kernel_or_values.ndim == 1:
         return kernel_or_values
-    return torch.linalg.eigvalsh(_square(op, "K", kernel_or_values)).flip(0)
+    return cast("Tensor", torch.linalg.eigvalsh(_square(op, "K", kernel_or_values))).flip(0)
 
 
 def effective_rank(K: Tensor) -> Tensor:  # noqa: N803
@@ -584,7 +595,7 @@ def effective_rank(K: Tensor) -> Tensor:  # noqa: N803
     """
     values = _eigenvalues("effective_rank", K).clamp(min=0)
     p = values / values.sum()
-    return torch.special.entr(p).sum().exp()
+    return cast("Tensor", torch.special.entr(p)).sum().exp()
 
 
 def trace_ratio(K: Tensor, k: int) -> Tensor:  # noqa: N803
@@ -618,4 +629,4 @@ def trace_ratio(K: Tensor, k: int) -> Tensor:  # noqa: N803
     values = _eigenvalues("trace_ratio", K)
     if not 1 <= k <= len(values):
         raise ValueError(f"trace_ratio: k must be between 1 and {len(values)}, got {k}")
-    return values[:k].sum() / values.sum()
+    return values[:k].sum().div(values.sum())
