@@ -283,7 +283,7 @@ def test_layer_cost_prefers_products_of_grams_for_one_position_and_gradients_for
     assert ntk.layer_cost(100, 100, outputs=3, positions=2, d_in=50, d_out=60, trace=True).hadamard < plain.hadamard
 
 
-@pytest.mark.parametrize("block_size", [None, 1, 5, 64])
+@pytest.mark.parametrize("block_size", [None, 3, 64])
 def test_empirical_ntk_matches_torch_func(block_size):
     model, x, y = mlp(), inputs(23), inputs(7, seed=1)
     full = reference.empirical_ntk(model, x)
