@@ -32,6 +32,20 @@ def _needs_grad(args: tuple[Any, ...]) -> bool:
     return torch.is_grad_enabled() and any(isinstance(a, torch.Tensor) and a.requires_grad for a in args)
 
 
+class _Primals:
+    """A context whose saved tensors have lost their tangents of the level that is being differentiated."""
+
+    def __init__(self, ctx: Any) -> None:
+        self._ctx = ctx
+        self.saved_tensors = tuple(
+            forward_ad.unpack_dual(t).primal if isinstance(t, torch.Tensor) else t  # type: ignore[no-untyped-call]
+            for t in ctx.saved_tensors
+        )
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._ctx, name)
+
+
 def register(
     op: OpOverload,
     *,
@@ -49,10 +63,15 @@ def register(
         jvp: ``(ctx, *input_tangents)``, one tangent for each output.
     """
 
-    def forward(*args_and_keys: Any) -> Any:
-        *args, keys = args_and_keys
+    def below(keys: Any, *args: Any) -> Any:
         with torch._C._AutoDispatchBelowAutograd():
             return op.redispatch(keys & torch._C._after_autograd_keyset, *args)
+
+    def forward(*args_and_keys: Any) -> Any:
+        *args, keys = args_and_keys
+        # A Function runs with gradients off; the outer levels of nested torch.func transforms still have theirs to record.
+        with torch.enable_grad(), forward_ad._set_fwd_grad_enabled(True):
+            return below(keys, *args)
 
     def setup(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
         setup_context(ctx, inputs[:-1], output)
@@ -62,7 +81,9 @@ def register(
         return (*result, None) if isinstance(result, tuple) else (result, None)
 
     def jvp_with_keys(ctx: Any, *tangents: Any) -> Any:
-        return jvp(ctx, *tangents[:-1])
+        # Forward mode is off here too, and on again for the outer levels: with this level's own tangents taken away.
+        with forward_ad._set_fwd_grad_enabled(True):
+            return jvp(_Primals(ctx), *tangents[:-1])
 
     function = type(
         op._opname,
@@ -80,7 +101,7 @@ def register(
     def kernel(keys: Any, *args: Any) -> Any:
         args = (*args, *defaults[len(args) :])  # the dispatcher drops trailing defaults
         if not _needs_grad(args):
-            return forward(*args, keys)
+            return below(keys, *args)
         with _allow_single_level():
             return function.apply(*args, keys)  # type: ignore[attr-defined]
 
