@@ -10,56 +10,6 @@ namespace {
 template <class T>
 constexpr T kInfinity = static_cast<T>(__builtin_inf());
 
-// ---- The exact distance, in float64 from the rows as given, rounded once to the result's type ----
-
-// Lower is nearer: squared distance (in units of 1 / unit^2), cosine distance, or minus the inner product.
-template <class T>
-T exact_key(const KnnProblem<T>& p, std::int64_t i, std::int64_t j) {
-  constexpr int kN = kLanes<T>;
-  const bool product = p.metric == Metric::ip, cosine = p.metric == Metric::cosine;
-  const double x_size = cosine ? p.x.size[i] : p.unit, y_size = cosine ? p.y.size[j] : p.unit;
-  if (cosine && (x_size == 0 || y_size == 0)) return 1;  // a zero row is similar to nothing
-  double lane_sum[kN] = {};
-  for (std::int64_t k = 0; k < p.x.rows.cols; k += kN) {
-    const int features = p.x.rows.cols - k < kN ? static_cast<int>(p.x.rows.cols - k) : kN;
-    T x[kN], y[kN];
-    store(x, load_features<T>(p.x.rows, i, k, features));
-    store(y, load_features<T>(p.y.rows, j, k, features));
-    if (product)
-      for (int l = 0; l < kN; ++l) lane_sum[l] += (x[l] * x_size) * (y[l] * y_size);
-    else
-      for (int l = 0; l < kN; ++l) {
-        const double difference = x[l] * x_size - y[l] * y_size;
-        lane_sum[l] += difference * difference;
-      }
-  }
-  double total = 0;
-  for (int l = 0; l < kN; ++l) total += lane_sum[l];
-  // Unit rows: 1 - cos = |x - y|^2 / 2, and the difference form does not cancel.
-  return static_cast<T>(product ? -total : cosine ? total / 2 : total);
-}
-
-// The score that an exact key stands for, so that both kinds can wait in one list.
-template <class T>
-GRAMIAN_INLINE T score_of_key(const KnnProblem<T>& p, std::int64_t i, T key) {
-  if (p.metric == Metric::ip) return -key;
-  if (p.metric == Metric::cosine) return 1 - key;
-  return p.x.half_norm[i] - key / 2;
-}
-
-template <class T>
-T distance_of_key(const KnnProblem<T>& p, T key) {
-  const double unit = p.unit * p.unit;
-  switch (p.metric) {
-    case Metric::ip: return static_cast<T>(-key / unit);
-    case Metric::sqeuclidean: return static_cast<T>(key / unit);
-    case Metric::euclidean: return static_cast<T>(__builtin_sqrt(static_cast<double>(key)) / p.unit);
-    default: return key;
-  }
-}
-
-// ---- Selection ----
-
 template <class T>
 GRAMIAN_INLINE void swap(T& a, T& b) {
   const T c = a;
@@ -82,6 +32,70 @@ struct Entries {
     swap(index[a], index[b]);
   }
 };
+
+// ---- The exact distance, in float64 from the rows as given, rounded once to the result's type ----
+
+// Lower is nearer: squared distance (in units of 1 / unit^2), cosine distance, or minus the inner product.
+template <class T>
+T exact_key(const KnnProblem<T>& p, std::int64_t i, std::int64_t j) {
+  constexpr int kN = kLanes<T>;
+  const bool product = p.metric == Metric::ip, cosine = p.metric == Metric::cosine;
+  const double x_size = cosine ? p.x.size[i] : p.unit, y_size = cosine ? p.y.size[j] : p.unit;
+  if (cosine && (x_size == 0 || y_size == 0)) return 1;  // a zero row is similar to nothing
+  const Rows x_rows = p.x.rows, y_rows = p.y.rows;
+  double lane_sum[kN] = {};
+  const auto add = [&](std::int64_t k, int features) __attribute__((always_inline)) {
+    T x[kN], y[kN];
+    store(x, load_features<T>(x_rows, i, k, features));
+    store(y, load_features<T>(y_rows, j, k, features));
+    for (int l = 0; l < kN; ++l) {
+      const double a = x[l] * x_size, b = y[l] * y_size;
+      lane_sum[l] += product ? a * b : (a - b) * (a - b);
+    }
+  };
+  std::int64_t k = 0;
+  for (; k + kN <= x_rows.cols; k += kN) add(k, kN);
+  if (k < x_rows.cols) add(k, static_cast<int>(x_rows.cols - k));
+  double total = 0;
+  for (int l = 0; l < kN; ++l) total += lane_sum[l];
+  // Unit rows: 1 - cos = |x - y|^2 / 2, and the difference form does not cancel.
+  return static_cast<T>(product ? -total : cosine ? total / 2 : total);
+}
+
+// The keys of a list, negated so that the nearest is the highest. Its rows lie anywhere in memory: fetch one ahead.
+template <class T>
+void score_exactly(const KnnProblem<T>& p, std::int64_t i, const Entries<T>& entries, std::int64_t count) {
+  const std::int64_t bytes = p.y.rows.row_stride * static_cast<std::int64_t>(sizeof(T));
+  for (std::int64_t e = 0; e < count; ++e) {
+    if (e + 1 < count) {
+      const char* next = static_cast<const char*>(p.y.rows.data) + entries.index[e + 1] * bytes;
+      for (std::int64_t b = 0; b < p.y.rows.cols * static_cast<std::int64_t>(sizeof(T)); b += 64)
+        __builtin_prefetch(next + b);
+    }
+    entries.score[e] = -exact_key(p, i, entries.index[e]);
+  }
+}
+
+// The score that an exact key stands for, so that both kinds can wait in one list.
+template <class T>
+GRAMIAN_INLINE T score_of_key(const KnnProblem<T>& p, std::int64_t i, T key) {
+  if (p.metric == Metric::ip) return -key;
+  if (p.metric == Metric::cosine) return 1 - key;
+  return p.x.half_norm[i] - key / 2;
+}
+
+template <class T>
+T distance_of_key(const KnnProblem<T>& p, T key) {
+  const double unit = p.unit * p.unit;
+  switch (p.metric) {
+    case Metric::ip: return static_cast<T>(-key / unit);
+    case Metric::sqeuclidean: return static_cast<T>(key / unit);
+    case Metric::euclidean: return static_cast<T>(__builtin_sqrt(static_cast<double>(key)) / p.unit);
+    default: return key;
+  }
+}
+
+// ---- Selection ----
 
 // A score that at least k entries reach, as high as possible: by bisection, counting a vector at a time. A dozen rounds as
 // a rule, where a quickselect would mispredict a branch for every second entry.
@@ -143,7 +157,7 @@ __attribute__((noinline)) void compact(const KnnProblem<T>& p, const KnnLists<T>
   T bound;
   std::int64_t kept = prune(p, i, entries, lists.count[i], &bound);
   if (kept > (p.k + p.capacity) / 2) {
-    for (std::int64_t e = 0; e < kept; ++e) entries.score[e] = -exact_key(p, i, entries.index[e]);
+    score_exactly(p, i, entries, kept);
     sort(entries, kept);
     kept = p.k;
     for (std::int64_t e = 0; e < kept; ++e) entries.score[e] = score_of_key(p, i, -entries.score[e]);
@@ -293,7 +307,7 @@ void finish(const KnnProblem<T>& p, const KnnLists<T>& lists, std::int64_t i, st
   }
   T bound;
   if (count > p.k) count = prune(p, i, entries, count, &bound);
-  for (std::int64_t e = 0; e < count; ++e) entries.score[e] = -exact_key(p, i, entries.index[e]);
+  score_exactly(p, i, entries, count);
   sort(entries, count);
   for (std::int64_t e = 0; e < p.k; ++e) {
     const bool found = e < count;
