@@ -40,6 +40,12 @@ def test_the_links_of_a_page_lead_somewhere(page):
     assert missing == []
 
 
+def test_the_index_leads_to_every_page():
+    index = ROOT / "docs" / "index.md"
+    linked = {(index.parent / link).resolve() for link in LINK.findall(index.read_text(encoding="utf-8"))}
+    assert set(PAGES) - {index} <= linked
+
+
 def test_an_example_is_joined_with_the_text_that_follows_it():
     page = "```python\nprint(1)\n```\n\n```text\n1\n```\n```python\nx = 2\n```\nwords\n```text\n3\n```\n"
     assert list(examples(page)) == [("print(1)\n", "1\n"), ("x = 2\n", None)]
