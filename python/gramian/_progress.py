@@ -15,7 +15,7 @@ def progress_bar(items: Iterable[T], title: str, *, shown: bool) -> Iterable[T]:
     if not shown:
         return items
     try:
-        from tqdm.auto import tqdm  # type: ignore[import-untyped]
+        from tqdm.auto import tqdm
     except ImportError:
         return items
     bar: Iterable[T] = tqdm(items, desc=title)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import importlib.util
 import json
 import os
 import runpy
@@ -68,6 +69,17 @@ def _info(options: argparse.Namespace) -> int:
     return 0
 
 
+def _tour(options: argparse.Namespace) -> int:
+    missing = [name for name in ("sklearn", "matplotlib", "tqdm") if importlib.util.find_spec(name) is None]
+    if missing:
+        print(f"gramian tour: needs {', '.join(missing)}; pip install 'gramian[demo]'", file=sys.stderr)
+        return 1
+    from gramian.tour import run
+
+    run(options.out, quick=options.quick)
+    return 0
+
+
 def _bench(arguments: Sequence[str]) -> int:
     # The suite is part of a checkout, not of the installed package; an editable install knows its checkout.
     for folder in (Path.cwd(), Path(__file__).resolve().parents[2]):
@@ -91,6 +103,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     command = commands.add_parser("info", help="what the ops run on")
     command.add_argument("--json", action="store_true", help="the same as JSON")
     command.set_defaults(run=_info)
+    command = commands.add_parser("tour", help="measure a network that learns handwritten digits, beside plain PyTorch")
+    command.add_argument("--out", type=Path, default=Path("tour-figures"), help="folder of the figures (%(default)s)")
+    command.add_argument("--quick", action="store_true", help="fewer epochs and images: for a look only")
+    command.set_defaults(run=_tour)
     commands.add_parser("bench", help="measure against the peers: `gramian bench --help`", add_help=False)
     options = parser.parse_args(given)
     try:
