@@ -97,7 +97,7 @@ class Search {
     if (distances) shift_.assign(y_means.mean.begin(), y_means.mean.end());
     // Powers of two that bring the largest row to a norm of at most one: squares neither overflow nor vanish.
     const int exponent = largest > 0 ? std::ilogb(largest) + 2 + std::ilogb(static_cast<double>(x.cols)) / 2 + 1 : 0;
-    const double unit = std::ldexp(1.0, -std::clamp(exponent, -120, 1020));
+    const double unit = std::ldexp(1.0, -std::clamp(exponent, 8 - std::numeric_limits<T>::max_exponent, 1020));
     x_data_.emplace(x, "x", metric, shift(), unit);
     if (!self) y_data_.emplace(y, "y", metric, shift(), unit);
     const SideData<T>& y_data = self ? *x_data_ : *y_data_;

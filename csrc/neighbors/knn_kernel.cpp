@@ -35,9 +35,10 @@ struct Entries {
 
 // ---- The exact distance, in float64 from the rows as given, rounded once to the result's type ----
 
-// Lower is nearer: squared distance (in units of 1 / unit^2), cosine distance, or minus the inner product.
+// Lower is nearer: squared distance (in units of 1 / unit^2), cosine distance, or minus the inner product. Always float64:
+// beside one huge row, the squares of all others vanish in float32.
 template <class T>
-T exact_key(const KnnProblem<T>& p, std::int64_t i, std::int64_t j) {
+double exact_key(const KnnProblem<T>& p, std::int64_t i, std::int64_t j) {
   constexpr int kN = kLanes<T>;
   const bool product = p.metric == Metric::ip, cosine = p.metric == Metric::cosine;
   const double x_size = cosine ? p.x.size[i] : p.unit, y_size = cosine ? p.y.size[j] : p.unit;
@@ -59,10 +60,20 @@ T exact_key(const KnnProblem<T>& p, std::int64_t i, std::int64_t j) {
   double total = 0;
   for (int l = 0; l < kN; ++l) total += lane_sum[l];
   // Unit rows: 1 - cos = |x - y|^2 / 2, and the difference form does not cancel.
-  return static_cast<T>(product ? -total : cosine ? total / 2 : total);
+  return product ? -total : cosine ? total / 2 : total;
 }
 
-// The keys of a list, negated so that the nearest is the highest. Its rows lie anywhere in memory: fetch one ahead.
+// What is returned, the inner product with its sign turned, and so what ties are about: lower is nearer.
+template <class T>
+GRAMIAN_INLINE T distance_of_key(const KnnProblem<T>& p, double key) {
+  switch (p.metric) {
+    case Metric::euclidean: return static_cast<T>(__builtin_sqrt(key) / p.unit);
+    case Metric::cosine: return static_cast<T>(key);
+    default: return static_cast<T>(key / p.unit / p.unit);  // twice: the square of the unit may vanish
+  }
+}
+
+// The distances of a list, negated so that the nearest is the highest. Its rows lie anywhere in memory: fetch one ahead.
 template <class T>
 void score_exactly(const KnnProblem<T>& p, std::int64_t i, const Entries<T>& entries, std::int64_t count) {
   const std::int64_t bytes = p.y.rows.row_stride * static_cast<std::int64_t>(sizeof(T));
@@ -72,27 +83,16 @@ void score_exactly(const KnnProblem<T>& p, std::int64_t i, const Entries<T>& ent
       for (std::int64_t b = 0; b < p.y.rows.cols * static_cast<std::int64_t>(sizeof(T)); b += 64)
         __builtin_prefetch(next + b);
     }
-    entries.score[e] = -exact_key(p, i, entries.index[e]);
+    entries.score[e] = -distance_of_key(p, exact_key(p, i, entries.index[e]));
   }
 }
 
 // The score that an exact key stands for, so that both kinds can wait in one list.
 template <class T>
-GRAMIAN_INLINE T score_of_key(const KnnProblem<T>& p, std::int64_t i, T key) {
-  if (p.metric == Metric::ip) return -key;
-  if (p.metric == Metric::cosine) return 1 - key;
-  return p.x.half_norm[i] - key / 2;
-}
-
-template <class T>
-T distance_of_key(const KnnProblem<T>& p, T key) {
-  const double unit = p.unit * p.unit;
-  switch (p.metric) {
-    case Metric::ip: return static_cast<T>(-key / unit);
-    case Metric::sqeuclidean: return static_cast<T>(key / unit);
-    case Metric::euclidean: return static_cast<T>(__builtin_sqrt(static_cast<double>(key)) / p.unit);
-    default: return key;
-  }
+GRAMIAN_INLINE T score_of_key(const KnnProblem<T>& p, std::int64_t i, double key) {
+  if (p.metric == Metric::ip) return static_cast<T>(-key);
+  if (p.metric == Metric::cosine) return static_cast<T>(1 - key);
+  return static_cast<T>(p.x.half_norm[i] - key / 2);
 }
 
 // ---- Selection ----
@@ -160,7 +160,7 @@ __attribute__((noinline)) void compact(const KnnProblem<T>& p, const KnnLists<T>
     score_exactly(p, i, entries, kept);
     sort(entries, kept);
     kept = p.k;
-    for (std::int64_t e = 0; e < kept; ++e) entries.score[e] = score_of_key(p, i, -entries.score[e]);
+    for (std::int64_t e = 0; e < kept; ++e) entries.score[e] = score_of_key(p, i, exact_key(p, i, entries.index[e]));
     bound = entries.score[kept - 1] - p.slack[i];
   }
   if (bound > lists.threshold[i]) lists.threshold[i] = bound;
@@ -309,10 +309,11 @@ void finish(const KnnProblem<T>& p, const KnnLists<T>& lists, std::int64_t i, st
   if (count > p.k) count = prune(p, i, entries, count, &bound);
   score_exactly(p, i, entries, count);
   sort(entries, count);
+  const bool product = p.metric == Metric::ip;
   for (std::int64_t e = 0; e < p.k; ++e) {
     const bool found = e < count;
-    distances[e] =
-        found ? distance_of_key(p, -entries.score[e]) : (p.metric == Metric::ip ? -kInfinity<T> : kInfinity<T>);
+    const T score = found ? entries.score[e] : -kInfinity<T>;
+    distances[e] = product ? score : -score;
     indices[e] = found ? static_cast<std::int64_t>(entries.index[e]) : -1;
   }
 }
