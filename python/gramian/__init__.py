@@ -11,7 +11,7 @@ try:
 except ImportError as error:
     raise ImportError(f"gramian's compiled part does not load, build it again with `make install`: {error}") from error
 
-from . import neighbors, ntk
+from . import engine, neighbors, ntk
 
 __version__: str = _C.build_info()["version"]
-__all__ = ["__version__", "neighbors", "ntk"]
+__all__ = ["__version__", "engine", "neighbors", "ntk"]
