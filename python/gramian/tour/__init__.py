@@ -24,10 +24,10 @@ def run(out: Path, *, quick: bool = False) -> None:
     begin = time.perf_counter()
     out.mkdir(parents=True, exist_ok=True)
     report.head()
+    measure = Measure([f"gramian.tour.{name}" for name in SECTIONS])
     subject = train(quick=quick)
     report.describe(subject)
     modules = [importlib.import_module(f"gramian.tour.{name}") for name in SECTIONS]
-    measure = Measure([module.__name__ for module in modules])
     figures = []
     for number, (name, module) in enumerate(zip(SECTIONS, modules, strict=True), start=1):
         section = module.section(subject, measure)

@@ -6,6 +6,7 @@ import io
 import multiprocessing
 import time
 from dataclasses import dataclass
+from multiprocessing import forkserver
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -36,6 +37,7 @@ class Measure:
     def __init__(self, preload: list[str]) -> None:
         self._context = multiprocessing.get_context("forkserver")
         self._context.set_forkserver_preload(preload)
+        forkserver.ensure_running()  # its imports take seconds: let them run while the caller prepares
 
     def __call__(self, function: Callable[..., Any], *arguments: Any) -> Measured:
         """Call `function(*arguments)`, a function at module level, up to five times within about two seconds."""
