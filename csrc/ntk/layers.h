@@ -106,6 +106,14 @@ inline Layer layer_of(const Tensor& a1, const Tensor& g1, const Tensor& a2, cons
           route};
 }
 
+// Rows of a block: as many as the engine's largest block where one thread works, so that little is packed; with more
+// threads two blocks a side for each, so that they end together.
+inline std::int64_t gram_block_rows(std::int64_t rows, std::int64_t threads) {
+  constexpr std::int64_t kTileMultiple = 96, kMost = 1056;
+  const std::int64_t blocks = std::max(block_count(rows, kMost), threads == 1 ? 1 : 2 * threads);
+  return block_count(block_count(rows, blocks), kTileMultiple) * kTileMultiple;
+}
+
 // K (+)= the sum of the layers' Grams. `like` is any tensor of the compute type.
 inline void add_grams(const std::vector<Layer>& layers, KernelMatrix k, const Tensor& like) {
   if (k.rows == 0 || k.cols == 0) return;
@@ -169,14 +177,20 @@ inline void add_grams(const std::vector<Layer>& layers, KernelMatrix k, const Te
       pass.push_back({none, rows, none, sides == 2 ? formed(jacobian2) : rows, 1, true});
     }
 
-    const std::int64_t row_block = block_rows(k.rows), col_block = k.symmetric ? row_block : block_rows(k.cols);
+    const std::int64_t threads = worker_count(k.rows * k.cols);
+    const std::int64_t row_block = gram_block_rows(k.rows, threads);
+    const std::int64_t col_block = k.symmetric ? row_block : gram_block_rows(k.cols, threads);
+    std::vector<BlockPair> pairs;
+    for (std::int64_t i = 0; i < block_count(k.rows, row_block); ++i)
+      for (std::int64_t j = k.symmetric ? i : 0; j < block_count(k.cols, col_block); ++j) pairs.push_back({i, j});
     const auto count = static_cast<std::int64_t>(pass.size());
-    Schedule schedule(k.symmetric ? Sweep::symmetric : Sweep::full, block_count(k.rows, row_block),
-                      block_count(k.cols, col_block));
-    const std::int64_t workers = worker_count(schedule.size());
+    const std::int64_t workers = worker_count(static_cast<std::int64_t>(pairs.size()));
     const Workspace scratch(workers, kernel.block_scratch(pass.data(), count, k.outputs, std::min(row_block, k.rows),
                                                           std::min(col_block, k.cols), wide));
-    run_sweep(schedule, workers, [&](const BlockPair& pair, std::int64_t worker) {
+    std::vector<std::int64_t> packed(static_cast<std::size_t>(workers), -1);  // row block in each worker's scratch
+    run_pieces(static_cast<std::int64_t>(pairs.size()), 1, [&](std::int64_t at, std::int64_t, std::int64_t worker) {
+      const BlockPair& pair = pairs[static_cast<std::size_t>(at)];
+      std::int64_t& last_rows = packed[static_cast<std::size_t>(worker)];
       const std::int64_t row = pair.i * row_block, col = pair.j * col_block;
       const GramBlock block{k.outputs,
                             row,
@@ -184,11 +198,13 @@ inline void add_grams(const std::vector<Layer>& layers, KernelMatrix k, const Te
                             col,
                             std::min(col_block, k.cols - col),
                             k.symmetric && pair.i == pair.j,
+                            last_rows == pair.i,
                             k.accumulate,
                             k.out,
                             last ? k.mirror : nullptr,
                             k.stride};
       kernel.block(pass.data(), count, block, wide, scratch.of(worker));
+      last_rows = pair.i;
     });
     pass.clear();
     k.accumulate = true;

@@ -26,7 +26,7 @@ GRAMIAN_INLINE std::int64_t touched(std::int64_t rows, std::int64_t outputs, std
 template <class T>
 struct Scratch {
   T* sum;              // the block of the kernel, row-major, `sum_stride` values a row
-  T *g_rows, *g_cols;  // packed
+  T *g_rows, *g_cols;  // packed; the rows of layers with one position stand one after the other, those of others last
   T *a_rows, *a_cols;
   T* partial;
   T* gram;    // <a, a'>, row-major
@@ -36,12 +36,16 @@ struct Scratch {
 
   Scratch(const LinearLayer* layers, std::int64_t count, std::int64_t outputs, std::int64_t rows, std::int64_t cols,
           T* base) {
-    std::int64_t g1 = 0, g2 = 0, a1 = 0, a2 = 0, tiles = 0, grams = 0, factors = 0, wides = 0;
+    std::int64_t kept = 0, g1 = 0, g2 = 0, a1 = 0, a2 = 0, tiles = 0, grams = 0, factors = 0, wides = 0;
     for (const LinearLayer* layer = layers; layer < layers + count; ++layer) {
       const std::int64_t t = layer->positions;
       const std::int64_t nx = rows_at_once(rows, t), ny = rows_at_once(cols, t);
       const std::int64_t sx = touched(nx, outputs, t), sy = touched(ny, outputs, t);
-      g1 = larger(g1, packed_size<T, kTileRows<T>>(nx * t, layer->g1.cols));
+      const std::int64_t packed = packed_size<T, kTileRows<T>>(nx * t, layer->g1.cols);
+      if (t == 1)
+        kept += packed;
+      else
+        g1 = larger(g1, packed);
       g2 = larger(g2, packed_size<T, kTileCols<T>>(ny * t, layer->g1.cols));
       tiles = larger(tiles, partial_size<T>(nx * t, ny * t, layer->g1.cols));
       if (t > 1) wides = larger(wides, nx * round_up(ny * t, kTileCols<T>));
@@ -57,8 +61,8 @@ struct Scratch {
       size += round_up(values, 4096 / static_cast<std::int64_t>(sizeof(T)));
       return taken;
     };
+    g_rows = take(kept + g1);  // first: where it stands does not depend on the columns
     sum = take(round_up(rows, kLanes<T>) * round_up(cols, kTileCols<T>));
-    g_rows = take(g1);
     g_cols = take(g2);
     a_rows = take(a1);
     a_cols = take(a2);
@@ -145,14 +149,14 @@ GRAMIAN_INLINE void add_tile(const Tile<T>& tile, const Factor<T>& factor, std::
 
 // sum (+)= the layer's part of the block.
 template <class T>
-void add_layer(const LinearLayer& layer, const GramBlock& block, bool add, const Scratch<T>& scratch) {
+void add_layer(const LinearLayer& layer, const GramBlock& block, bool add, T* g_rows, const Scratch<T>& scratch) {
   constexpr int kRows = kTileRows<T>, kCols = kTileCols<T>;
   const std::int64_t t = layer.positions, sum_stride = round_up(block.cols, kCols);
   const std::int64_t rows_each = rows_at_once(block.rows, t), cols_each = rows_at_once(block.cols, t);
   for (std::int64_t i = 0; i < block.rows; i += rows_each) {
     const std::int64_t row = block.row + i, rows = smaller(rows_each, block.rows - i);
-    const Block<T> x{scratch.g_rows, row * t, rows * t};
-    pack_block<T, kRows>(layer.g1, x.first, x.rows, {}, scratch.g_rows);
+    const Block<T> x{g_rows, row * t, rows * t};
+    if (t > 1 || !block.same_rows) pack_block<T, kRows>(layer.g1, x.first, x.rows, {}, g_rows);
     for (std::int64_t j = 0; j < block.cols; j += cols_each) {
       const std::int64_t col = block.col + j, cols = smaller(cols_each, block.cols - j);
       if (block.upper && col + cols <= row) continue;
@@ -226,7 +230,16 @@ void write_block(const GramBlock& block, const Scratch<T>& scratch) {
 template <class T>
 void block_of(const LinearLayer* layers, std::int64_t count, const GramBlock& block, void* memory) {
   const Scratch<T> scratch(layers, count, block.outputs, block.rows, block.cols, static_cast<T*>(memory));
-  for (std::int64_t l = 0; l < count; ++l) add_layer(layers[l], block, l > 0, scratch);
+  T* kept = scratch.g_rows;
+  for (std::int64_t l = 0; l < count; ++l)
+    if (layers[l].positions == 1) kept += packed_size<T, kTileRows<T>>(block.rows, layers[l].g1.cols);
+  T* const passing = kept;
+  kept = scratch.g_rows;
+  for (std::int64_t l = 0; l < count; ++l) {
+    const bool keeps = layers[l].positions == 1;
+    add_layer(layers[l], block, l > 0, keeps ? kept : passing, scratch);
+    if (keeps) kept += packed_size<T, kTileRows<T>>(block.rows, layers[l].g1.cols);
+  }
   write_block(block, scratch);
 }
 

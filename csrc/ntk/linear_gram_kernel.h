@@ -18,6 +18,7 @@ struct GramBlock {
   std::int64_t outputs;
   std::int64_t row, rows, col, cols;
   bool upper;       // only pairs with col >= row are wanted (a block on the diagonal of a symmetric kernel)
+  bool same_rows;   // the last call with this scratch memory had these rows and layers: they are packed already
   bool accumulate;  // add to what `out` holds
   void* out;        // the whole matrix, in the compute type
   void* mirror;     // the whole transposed matrix, or null
