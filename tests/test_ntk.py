@@ -172,6 +172,33 @@ def test_linear_gram_batches_traces_and_passes_opcheck(route):
     assert torch.equal(compiled(a, g), expected)
 
 
+@pytest.mark.parametrize("reduce", ["full", "trace"])
+@pytest.mark.parametrize("bias", [False, True])
+def test_linear_gram_has_derivatives_of_every_order(bias, reduce):
+    a, g = (x.requires_grad_() for x in factors(3, 2, 2, 2, 2))
+    a2, g2 = (x.requires_grad_() for x in factors(2, 2, 2, 2, 2, seed=1))
+
+    def one(a, g):
+        return ntk.linear_gram(a, g, bias=bias, reduce=reduce)
+
+    def two(a, g, a2, g2):
+        return ntk.linear_gram(a, g, a2, g2, bias=bias, reduce=reduce)
+
+    assert torch.autograd.gradcheck(one, (a, g), check_forward_ad=True, check_batched_grad=True)
+    assert torch.autograd.gradcheck(two, (a, g, a2, g2), check_forward_ad=True)
+    assert torch.autograd.gradgradcheck(one, (a, g))
+    a, g = a.detach(), g.detach()
+    square = lambda a, g: one(a, g).square().sum()  # noqa: E731
+    expected = torch.autograd.functional.hessian(square, (a, g))[0][1]
+    assert torch.allclose(torch.func.jacfwd(torch.func.grad(square), 1)(a, g), expected)
+    assert torch.allclose(torch.func.jacrev(torch.func.grad(square), 1)(a, g), expected)
+    stacked = torch.stack([a, 2 * a])
+    each = torch.stack([torch.func.grad(square)(b, g) for b in stacked])
+    assert torch.allclose(torch.vmap(torch.func.grad(square), (0, None))(stacked, g), each)
+    compiled = torch.compile(torch.func.grad(square), fullgraph=True, backend="eager")
+    assert torch.allclose(compiled(a, g), each[0])
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [

@@ -7,6 +7,16 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple, cast
 import torch
 from torch import Tensor
 
+from . import _autograd
+from ._alignment import (
+    alignment,
+    center,
+    effective_rank,
+    label_alignment,
+    label_kernel,
+    spectrum,
+    trace_ratio,
+)
 from ._progress import progress_bar
 from ._tangent import Factors, layer_factors
 
@@ -56,6 +66,60 @@ def _batched_linear_gram(info: Any, in_dims: tuple[int | None, ...], *arguments:
 torch.library.register_fake("gramian::ntk_linear_gram", _fake_linear_gram)
 torch.library.register_fake("gramian::ntk_layers_gram_", lambda *_: None)
 torch.library.register_vmap("gramian::ntk_linear_gram", _batched_linear_gram)
+
+
+def _with_ones(a: Tensor, bias: bool) -> Tensor:
+    return torch.cat([a, torch.ones_like(a[..., :1])], -1) if bias else a
+
+
+def _setup_context(ctx: Any, inputs: tuple[Any, ...], _: Tensor) -> None:
+    a1, g1, a2, g2, ctx.bias, ctx.trace, ctx.materialise = inputs
+    ctx.save_for_backward(a1, g1, a2, g2)
+    ctx.save_for_forward(a1, g1, a2, g2)
+
+
+def _side_gradient(ctx: Any, grad: Tensor, a: Tensor, g: Tensor, a2: Tensor, g2: Tensor) -> tuple[Tensor, Tensor]:
+    """Gradients by one side of K = J J2ᵀ, through that by J: grad J = grad K . J2."""
+    wide = grad.dtype
+    jacobian = torch.einsum("...mcto,...mti->...mcoi", g2.to(wide), _with_ones(a2.to(wide), ctx.bias))
+    by_j = torch.einsum("...nm,...mcoi->...ncoi" if ctx.trace else "...ncme,...meoi->...ncoi", grad, jacobian)
+    by_g = torch.einsum("...ncoi,...nti->...ncto", by_j, _with_ones(a.to(wide), ctx.bias))
+    by_a = torch.einsum("...ncoi,...ncto->...nti", by_j[..., : a.shape[-1]], g.to(wide))
+    return by_a.to(a.dtype), by_g.to(g.dtype)
+
+
+def _backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+    a1, g1, a2, g2 = ctx.saved_tensors
+    turned = grad.mT if ctx.trace else grad.movedim((-4, -3), (-2, -1))
+    if a2 is None:
+        return (*_side_gradient(ctx, grad + turned, a1, g1, a1, g1), None, None, None, None, None)
+    first, second = _side_gradient(ctx, grad, a1, g1, a2, g2), _side_gradient(ctx, turned, a2, g2, a1, g1)
+    return (*first, *second, None, None, None)
+
+
+def _jvp(ctx: Any, *tangents: Tensor | None) -> Tensor:
+    a1, g1, a2, g2 = ctx.saved_tensors
+    da1, dg1, da2, dg2 = tangents[:4]
+
+    def moved(a: Tensor, g: Tensor, da: Tensor | None, dg: Tensor | None, a2: Tensor, g2: Tensor) -> Tensor | None:
+        # K is linear in a and in g; the constant feature does not move with a.
+        parts = []
+        if da is not None and a.shape[-1] > 0:
+            parts.append(_linear_gram(da, g, a2, g2, False, ctx.trace, ctx.materialise))
+        if dg is not None:
+            parts.append(_linear_gram(a, dg, a2, g2, ctx.bias, ctx.trace, ctx.materialise))
+        return sum(parts) if parts else None
+
+    def turned(kernel: Tensor) -> Tensor:
+        return kernel.mT if ctx.trace else kernel.movedim((-4, -3), (-2, -1))
+
+    left = moved(a1, g1, da1, dg1, a1 if a2 is None else a2, g1 if g2 is None else g2)
+    right = left if a2 is None else moved(a2, g2, da2, dg2, a1, g1)
+    both = [part for part in (left, None if right is None else turned(right)) if part is not None]
+    return cast("Tensor", sum(both))
+
+
+_autograd.register(_linear_gram, setup_context=_setup_context, backward=_backward, jvp=_jvp)
 
 
 class LayerCost(NamedTuple):
@@ -181,7 +245,8 @@ def linear_gram(
         Sums run over at most 512 features at a time, then over those sums: relative error of an entry about
         ``eps (sqrt(512) + features / 512)`` of ``Σ |terms|``.
 
-    Propagates non-finite values. The same bits for every number of threads. ``torch.compile`` and ``torch.vmap`` work.
+    Differentiable in all tensors, to every order (the derivative forms the Jacobian); works under ``torch.func`` and
+    ``torch.compile``. Propagates non-finite values. The same bits for every number of threads.
 
     References:
         Baratin et al., arXiv:2008.00938 (tangent kernel); the factored form is derived in docs/how-it-works/ntk.md.
@@ -339,294 +404,3 @@ def empirical_ntk(
             symmetric,
         )
     return kernel.permute(0, 2, 1, 3) if outputs == "full" else kernel[:, 0, :, 0]
-
-
-def _matrix(op: str, name: str, kernel: Tensor) -> Tensor:
-    """Return ``[n, m]`` as it is and ``[n, m, c, c]`` as the matrix ``[n c, m c]``."""
-    if kernel.ndim == 4 and kernel.shape[2] == kernel.shape[3]:
-        return kernel.permute(0, 2, 1, 3).reshape(kernel.shape[0] * kernel.shape[2], -1)
-    if kernel.ndim != 2:
-        raise ValueError(f"{op}: {name} must be [n, m] or [n, m, c, c], got shape {tuple(kernel.shape)}")
-    return kernel
-
-
-def _square(op: str, name: str, kernel: Tensor) -> Tensor:
-    matrix = _matrix(op, name, kernel)
-    if matrix.shape[0] != matrix.shape[1]:
-        raise ValueError(f"{op}: {name} must be square, got shape {tuple(kernel.shape)}")
-    return matrix
-
-
-def center(K: Tensor) -> Tensor:  # noqa: N803
-    r"""Centre a kernel, ``K_c = H K H`` with ``H = I - 11ᵀ/n``: the kernel of features whose mean over samples is zero.
-
-    Args:
-        K: ``[n, m]`` or ``[n, m, c, c]`` (each pair of outputs is centred by itself); floating, any strides.
-
-    Returns:
-        The centred kernel, shape, dtype, device and unit of ``K``; its rows and columns sum to zero over samples.
-
-    Raises:
-        ValueError: ``K`` is neither ``[n, m]`` nor ``[n, m, c, c]``.
-
-    Cost:
-        Row and column means: a few reads of ``K``; ``H`` is never formed. Extra memory: the result.
-
-    Accuracy:
-        A few ulp of the largest mean.
-
-    Differentiable, works under ``torch.func`` and ``torch.compile``.
-
-    References:
-        Baratin et al., arXiv:2008.00938 (centred kernel alignment).
-
-    Example:
-        >>> center(torch.tensor([[2.0, 0.0], [0.0, 2.0]]))
-        tensor([[ 1., -1.],
-                [-1.,  1.]])
-    """
-    _matrix("center", "K", K)
-    over_rows, over_cols = K.mean(0, keepdim=True), K.mean(1, keepdim=True)
-    return K - over_rows - over_cols + over_rows.mean(1, keepdim=True)
-
-
-def alignment(K: Tensor, L: Tensor, *, centered: bool = True) -> Tensor:  # noqa: N803
-    r"""Kernel alignment ``A(K, L) = ⟨K_c, L_c⟩ / (|K_c| |L_c|)`` in the Frobenius product (centred kernel alignment).
-
-    Args:
-        K: ``[n, n]`` or ``[n, n, c, c]``; floating.
-        L: a kernel of the same shape and dtype.
-        centered: centre both first (`center`).
-
-    Returns:
-        Scalar tensor, dimensionless; in ``[0, 1]`` for positive semi-definite kernels, NaN when one of them is constant.
-
-    Raises:
-        ValueError: ``K`` is not square, or ``L`` has another shape.
-
-    Cost:
-        A few reads of both; extra memory: the centred copies.
-
-    Accuracy:
-        Relative error about ``eps sqrt(n)`` of a sum of products.
-
-    Differentiable, works under ``torch.func`` and ``torch.compile``.
-
-    References:
-        Baratin et al., arXiv:2008.00938 (centred kernel alignment).
-
-    Example:
-        >>> alignment(torch.eye(3), 2 * torch.eye(3))
-        tensor(1.)
-    """
-    _square("alignment", "K", K)
-    if L.shape != K.shape:
-        raise ValueError(f"alignment: L must have the shape of K {tuple(K.shape)}, got {tuple(L.shape)}")
-    left, right = (center(K), center(L)) if centered else (K, L)
-    return (left * right).sum() / (left.square().sum() * right.square().sum()).sqrt()
-
-
-def _one_hot(op: str, y: Tensor, classes: int | None, dtype: torch.dtype) -> Tensor:
-    if y.ndim == 2:
-        return y.to(dtype)
-    if y.ndim != 1 or y.is_floating_point():
-        raise ValueError(f"{op}: y must be [n] class numbers or [n, c] targets, got shape {tuple(y.shape)} {y.dtype}")
-    return torch.nn.functional.one_hot(y.long(), -1 if classes is None else classes).to(dtype)
-
-
-def label_kernel(y: Tensor, classes: int | None = None, *, dtype: torch.dtype = torch.float32) -> Tensor:
-    """Kernel of the labels, ``Y Yᵀ`` with one-hot rows ``Y [n, c]``: 1 where two samples share their class, else 0.
-
-    Args:
-        y: ``[n]`` class numbers from 0, or ``[n, c]`` targets that take the place of ``Y``.
-        classes: number of classes; by default one more than the largest number.
-        dtype: of the result.
-
-    Returns:
-        ``[n, n]``, dimensionless, symmetric.
-
-    Raises:
-        ValueError: ``y`` is neither of the two forms.
-
-    Cost:
-        ``2 n² c`` flops; extra memory ``n c``.
-
-    Accuracy:
-        Exact for class numbers.
-
-    Differentiable in real targets.
-
-    References:
-        Baratin et al., arXiv:2008.00938 (alignment with the labels).
-
-    Example:
-        >>> label_kernel(torch.tensor([0, 1, 0]))
-        tensor([[1., 0., 1.],
-                [0., 1., 0.],
-                [1., 0., 1.]])
-    """
-    one_hot = _one_hot("label_kernel", y, classes, dtype)
-    return one_hot @ one_hot.mT
-
-
-def label_alignment(
-    K: Tensor,  # noqa: N803
-    y: Tensor,
-    *,
-    labels: Literal["kernel", "vector"] = "kernel",
-) -> Tensor:
-    r"""Alignment of a tangent kernel with the labels, in one of the two forms in use.
-
-    ``"kernel"`` is ``A(Σ_c K_cc, Y Yᵀ)`` over pairs of samples. ``"vector"`` is ``yᵀ K_c y / (|K_c| |y|²)``, where ``y``
-    holds all ``n c`` centred one-hot labels and ``K`` is the full kernel: it asks that output ``c`` of a sample aligns
-    with label ``c`` too. The two differ when there is more than one output.
-
-    Args:
-        K: ``[n, n]`` or ``[n, n, c, c]``; ``"vector"`` needs the latter.
-        y: ``[n]`` class numbers, or ``[n, c]`` targets.
-        labels: the form.
-
-    Returns:
-        Scalar tensor, dimensionless, in ``[0, 1]`` for a positive semi-definite kernel.
-
-    Raises:
-        ValueError: ``K`` is not square or does not fit the form, ``y`` does not fit ``K``, ``labels`` is unknown.
-
-    Cost:
-        A few reads of ``K``; extra memory: a centred copy.
-
-    Accuracy:
-        Relative error about ``eps sqrt(n)`` of a sum of products.
-
-    Differentiable in ``K``.
-
-    References:
-        Baratin et al., arXiv:2008.00938; ``"vector"`` is the form of the authors' code.
-
-    Example:
-        >>> y = torch.tensor([0, 1, 0])
-        >>> label_alignment(label_kernel(y), y)
-        tensor(1.)
-    """
-    _square("label_alignment", "K", K)
-    full = K.ndim == 4
-    if labels not in ("kernel", "vector"):
-        raise ValueError(f"label_alignment: labels must be 'kernel' or 'vector', got {labels!r}")
-    if labels == "vector" and not full:
-        raise ValueError(f"label_alignment: K must be [n, n, c, c] for labels='vector', got shape {tuple(K.shape)}")
-    one_hot = _one_hot("label_alignment", y, K.shape[-1] if full else None, K.dtype)
-    if one_hot.shape[0] != K.shape[0] or (labels == "vector" and one_hot.shape[1] != K.shape[-1]):
-        raise ValueError(
-            f"label_alignment: y must have a label for each sample of K {tuple(K.shape)}, got {tuple(y.shape)}"
-        )
-    if labels == "kernel":
-        return alignment(torch.einsum("nmcc->nm", K) if full else K, one_hot @ one_hot.mT)
-    vector = (one_hot - one_hot.mean(0)).reshape(-1)
-    matrix = _matrix("label_alignment", "K", center(K))
-    return torch.dot(vector, matrix @ vector) / (matrix.square().sum().sqrt() * vector.square().sum())
-
-
-def spectrum(K: Tensor, k: int | None = None) -> Tensor:  # noqa: N803
-    """Eigenvalues of a kernel, largest first.
-
-    Args:
-        K: ``[n, n]`` or ``[n, n, c, c]`` (the spectrum of the matrix ``[n c, n c]``), symmetric; float32 or float64.
-        k: only the ``k`` largest.
-
-    Returns:
-        ``[k]`` or ``[n]`` or ``[n c]``, in the unit of ``K``, descending.
-
-    Raises:
-        ValueError: ``K`` is not square, or ``k`` is not between 1 and the number of rows.
-
-    Cost:
-        ``4/3 n³`` flops (LAPACK); extra memory: a copy of ``K``.
-
-    Accuracy:
-        Absolute error about ``eps`` times the largest eigenvalue.
-
-    Differentiable.
-
-    References:
-        Baratin et al., arXiv:2008.00938 (spectrum of the tangent kernel).
-
-    Example:
-        >>> spectrum(torch.diag(torch.tensor([1.0, 3.0])))
-        tensor([3., 1.])
-    """
-    matrix = _square("spectrum", "K", K)
-    if k is not None and not 1 <= k <= matrix.shape[0]:
-        raise ValueError(f"spectrum: k must be between 1 and {matrix.shape[0]}, got {k}")
-    return cast("Tensor", torch.linalg.eigvalsh(matrix)).flip(0)[:k]
-
-
-def _eigenvalues(op: str, kernel_or_values: Tensor) -> Tensor:
-    if kernel_or_values.ndim == 1:
-        return kernel_or_values
-    return cast("Tensor", torch.linalg.eigvalsh(_square(op, "K", kernel_or_values))).flip(0)
-
-
-def effective_rank(K: Tensor) -> Tensor:  # noqa: N803
-    r"""Effective rank ``exp(-Σ p log p)`` with ``p = λ / Σ λ``: how many directions the spectrum is spread over.
-
-    Args:
-        K: a kernel as for `spectrum`, or its eigenvalues ``[n]``. Negative eigenvalues, which rounding makes, count as 0.
-
-    Returns:
-        Scalar tensor between 1 and the number of eigenvalues; NaN for a zero kernel.
-
-    Raises:
-        ValueError: ``K`` is neither a square kernel nor a vector.
-
-    Cost:
-        That of `spectrum` for a kernel, ``n`` for eigenvalues.
-
-    Accuracy:
-        That of the eigenvalues.
-
-    Differentiable.
-
-    References:
-        Roy and Vetterli, "The effective rank", EUSIPCO 2007.
-
-    Example:
-        >>> effective_rank(torch.eye(4))
-        tensor(4.)
-    """
-    values = _eigenvalues("effective_rank", K).clamp(min=0)
-    p = values / values.sum()
-    return cast("Tensor", torch.special.entr(p)).sum().exp()
-
-
-def trace_ratio(K: Tensor, k: int) -> Tensor:  # noqa: N803
-    """Share ``Σ_{j<k} λ_j / Σ_j λ_j`` of the ``k`` largest eigenvalues in the trace.
-
-    Args:
-        K: a kernel as for `spectrum`, or its eigenvalues ``[n]``, largest first.
-        k: how many, from 1 to the number of eigenvalues.
-
-    Returns:
-        Scalar tensor in ``[0, 1]``, dimensionless.
-
-    Raises:
-        ValueError: ``K`` is neither a square kernel nor a vector, or ``k`` is out of range.
-
-    Cost:
-        That of `spectrum` for a kernel, ``n`` for eigenvalues.
-
-    Accuracy:
-        That of the eigenvalues.
-
-    Differentiable.
-
-    References:
-        Baratin et al., arXiv:2008.00938 (trace ratios).
-
-    Example:
-        >>> trace_ratio(torch.diag(torch.tensor([1.0, 3.0])), 1)
-        tensor(0.7500)
-    """
-    values = _eigenvalues("trace_ratio", K)
-    if not 1 <= k <= len(values):
-        raise ValueError(f"trace_ratio: k must be between 1 and {len(values)}, got {k}")
-    return values[:k].sum().div(values.sum())
