@@ -99,10 +99,11 @@ inline void check_other_side(const char* op, const std::string& a_name, const Te
 }
 
 inline Layer layer_of(const Tensor& a1, const Tensor& g1, const Tensor& a2, const Tensor& g2, std::int64_t batch,
-                      bool trace, bool ones, Route route) {
+                      bool trace, bool ones, bool equal, Route route) {
   const Element element = element_of("linear_gram", "a1", a1);
   return {{activation_rows(a1, element, batch), gradient_rows(g1, element, batch, trace),
-           activation_rows(a2, element, batch), gradient_rows(g2, element, batch, trace), a1.size(a1.dim() - 2), ones},
+           activation_rows(a2, element, batch), gradient_rows(g2, element, batch, trace), a1.size(a1.dim() - 2), ones,
+           equal},
           route};
 }
 
@@ -174,7 +175,7 @@ inline void add_grams(const std::vector<Layer>& layers, KernelMatrix k, const Te
         return Rows{jacobian.const_data_ptr(), jacobian.size(0), used, width, 1, element};
       };
       const Rows rows = formed(jacobian1);
-      pass.push_back({none, rows, none, sides == 2 ? formed(jacobian2) : rows, 1, true});
+      pass.push_back({none, rows, none, sides == 2 ? formed(jacobian2) : rows, 1, true, false});
     }
 
     const std::int64_t threads = worker_count(k.rows * k.cols);

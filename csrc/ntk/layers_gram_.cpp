@@ -8,6 +8,7 @@ constexpr const char* kOp = "layers_gram_";
 
 std::string item(const char* name, std::size_t l) { return std::string(name) + "[" + std::to_string(l) + "]"; }
 
+// `bias` has bit 0 for a constant feature and bit 1 where a holds class numbers for one-hot vectors.
 // out is the whole kernel, [N, c, M, c] or in the trace form [N, 1, M, 1]; the block begins at samples (row, col). Without
 // a second side the block is symmetric; with one, `mirror` writes its transpose at (col, row) too.
 void ntk_layers_gram_cpu(Tensor out, const std::vector<Tensor>& a1, const std::vector<Tensor>& g1,
@@ -24,6 +25,9 @@ void ntk_layers_gram_cpu(Tensor out, const std::vector<Tensor>& a1, const std::v
     check_layer(kOp, item("a1", l), a1[l], item("g1", l), g1[l], false);
     if (a1[l].size(2) == 0 && bias[l] == 0)
       refuse(kOp, ": ", item("a1", l), " must have features unless bias is set, got shape ", shape_text(a1[l]));
+    if ((bias[l] & 2) != 0 && (a1[l].size(2) != 1 || route[l] != 0))
+      refuse(kOp, ": ", item("a1", l), " must have 1 feature and route 0 where it holds class numbers, got shape ",
+             shape_text(a1[l]), " and route ", route[l]);
     if (symmetric) continue;
     check_layer(kOp, item("a2", l), a2[l], item("g2", l), g2[l], false);
     check_other_side(kOp, item("a2", l), a2[l], a1[l], item("g2", l), g2[l], g1[l]);
@@ -50,7 +54,7 @@ void ntk_layers_gram_cpu(Tensor out, const std::vector<Tensor>& a1, const std::v
   std::vector<Layer> layers;
   for (std::size_t l = 0; l < count; ++l)
     layers.push_back(layer_of(a1[l], g1[l], symmetric ? a1[l] : a2[l], symmetric ? g1[l] : g2[l], 0, trace,
-                              bias[l] != 0, static_cast<Route>(route[l])));
+                              (bias[l] & 1) != 0, (bias[l] & 2) != 0, static_cast<Route>(route[l])));
   const std::int64_t stride = out.size(2) * kept, value_bytes = dtype == ScalarType::Double ? 8 : 4;
   const auto at = [&](std::int64_t i, std::int64_t j) {
     return static_cast<char*>(out.mutable_data_ptr()) + (i * kept * stride + j * kept) * value_bytes;

@@ -40,7 +40,7 @@ Tensor ntk_linear_gram_cpu(const Tensor& a1, const Tensor& g1, const std::option
   const std::int64_t rows = n * kept, cols = m * kept, value_bytes = element == Element::f64 ? 8 : 4;
   for (std::int64_t batch = 0; batch < batches; ++batch) {
     void* const to = static_cast<char*>(out.mutable_data_ptr()) + batch * rows * cols * value_bytes;
-    add_grams({layer_of(a1, g1, a2, g2, batch, trace, bias, materialise ? Route::materialise : Route::hadamard)},
+    add_grams({layer_of(a1, g1, a2, g2, batch, trace, bias, false, materialise ? Route::materialise : Route::hadamard)},
               {rows, cols, kept, cols, !a2_given, false, to, a2_given ? nullptr : to}, out);
   }
   return out;

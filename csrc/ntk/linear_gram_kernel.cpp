@@ -91,18 +91,28 @@ Factor<T> activation_factor(const LinearLayer& layer, std::int64_t outputs, std:
   const std::int64_t first_col = col / outputs * t, last_col = ((col + cols - 1) / outputs + 1) * t;
   const std::int64_t stride = round_up(last_col - first_col, kCols);
   const Block<T> x{scratch.a_rows, first_row, last_row - first_row}, y{scratch.a_cols, first_col, last_col - first_col};
-  pack_block<T, kRows>(layer.a1, x.first, x.rows, {}, scratch.a_rows);
-  pack_block<T, kCols>(layer.a2, y.first, y.rows, {}, scratch.a_cols);
-  const Vec<T> one = broadcast(static_cast<T>(layer.ones ? 1 : 0));
-  const Region region = upper && outputs == 1 && t == 1 ? Region::upper : Region::full;
-  sweep_block(x, y, layer.a1.cols, region, scratch.partial, [&](const Tile<T>& tile) {
-    T* to = scratch.gram + (tile.row - first_row) * stride + tile.col - first_col;
-    const T* from = tile.values;
-    for (int r = 0; r < tile.rows; ++r, to += stride, from += kCols) {
-      store(to, load(from) + one);
-      store(to + kN, load(from + kN) + one);
+  if (layer.equal) {
+    for (std::int64_t j = 0; j < y.rows; ++j)
+      scratch.a_cols[j] = convert<T>(layer.a2, row_offset(layer.a2, y.first + j));
+    for (std::int64_t i = 0; i < x.rows; ++i) {
+      const T number = convert<T>(layer.a1, row_offset(layer.a1, x.first + i));
+      for (std::int64_t j = 0; j < y.rows; ++j)
+        scratch.gram[i * stride + j] = static_cast<T>((scratch.a_cols[j] == number ? 1 : 0) + (layer.ones ? 1 : 0));
     }
-  });
+  } else {
+    pack_block<T, kRows>(layer.a1, x.first, x.rows, {}, scratch.a_rows);
+    pack_block<T, kCols>(layer.a2, y.first, y.rows, {}, scratch.a_cols);
+    const Vec<T> one = broadcast(static_cast<T>(layer.ones ? 1 : 0));
+    const Region region = upper && outputs == 1 && t == 1 ? Region::upper : Region::full;
+    sweep_block(x, y, layer.a1.cols, region, scratch.partial, [&](const Tile<T>& tile) {
+      T* to = scratch.gram + (tile.row - first_row) * stride + tile.col - first_col;
+      const T* from = tile.values;
+      for (int r = 0; r < tile.rows; ++r, to += stride, from += kCols) {
+        store(to, load(from) + one);
+        store(to + kN, load(from + kN) + one);
+      }
+    });
+  }
   if (outputs == 1) return {scratch.gram, stride};
 
   const std::int64_t wide = round_up(cols * t, kCols);

@@ -10,7 +10,8 @@ namespace gramian {
 struct LinearLayer {
   Rows a1, g1, a2, g2;
   std::int64_t positions;
-  bool ones;  // `a` has one more feature, constantly 1: the bias
+  bool ones;   // `a` has one more feature, constantly 1: the bias
+  bool equal;  // `a` has one feature, a class number that stands for a one-hot vector
 };
 
 // Rows and columns of the kernel matrix are (sample, output) pairs.

@@ -1,45 +1,68 @@
-"""The two factors of every layer's weight gradient, for a whole batch and all outputs at once.
+"""The factors of every layer's parameter gradient, for a whole batch of samples and all outputs at once.
 
-A layer whose weight gradient is a sum of outer products, ``J[n, c] = sum_t g[n, c, t] a[n, t]ᵀ``, is described by its
-inputs ``a`` and by the gradients ``g`` of the outputs at the layer's output. `RULES` holds one rule per layer type.
+Most layers' gradients are sums of outer products, ``J[n, c] = sum_t g[n, c, t] a[n, t]ᵀ``: `RULES` says for each type of layer
+what ``a`` is and how ``g`` follows from the gradient at the layer's output. A layer without a rule is differentiated by
+itself, sample by sample, with torch.func.
 """
 
 from __future__ import annotations
 
+import inspect
+import math
+import warnings
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cache
 from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from torch import Tensor, nn
 from torch.autograd.graph import GradientEdge, get_gradient_edge
+from torch.nn import functional as F  # noqa: N812
+from torch.utils import _pytree as pytree
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
-__all__ = ["RULES", "Factors", "Part", "layer_factors"]
+__all__ = ["RULES", "Call", "Factors", "Part", "Recording", "factors_of", "record"]
+
+Gradients = list["Tensor | None"]  # at each output of a call: [c, n, ...], or None where nothing depends on it
+
+
+@dataclass(frozen=True)
+class Call:
+    """One call of a layer: what went in, what came out."""
+
+    module: nn.Module
+    args: tuple[Any, ...]
+    kwargs: dict[str, Any]
+    output: Any
 
 
 @dataclass(frozen=True)
 class Part:
-    """What a rule says about one call of a layer: ``J[n, c] = sum_t g[n, c, t] (a[n, t], 1)ᵀ`` for some parameters.
+    """Some parameters of one call, ``J[n, c] = sum_t g[n, c, t] (a[n, t], 1)ᵀ``.
 
     Attributes:
-        weight: the parameter that multiplies ``a``, or None.
+        weight: the parameter that multiplies ``a``, or None; its entries are the features of ``g`` times those of ``a``.
         bias: the parameter that multiplies the constant 1, or None.
-        a: ``[n, t, d_in]``.
-        gradients: turns the gradient at the layer's output, ``[c, n, ...]``, into ``g [n, c, t, d_out]``.
+        a: ``[n, t, d_in]``; None: the gradient of ``weight`` is ``sum_t g`` itself, its entries the features of ``g``.
+        g: turns the gradients at the call's outputs into ``[n, c, t, d_out]``.
+        equal: ``a`` holds class numbers, ``[n, t, 1]``, that stand for one-hot vectors.
+        turned: the entries of ``weight`` are features of ``a`` times features of ``g``, in this order.
     """
 
     weight: nn.Parameter | None
     bias: nn.Parameter | None
-    a: Tensor
-    gradients: Callable[[Tensor], Tensor]
+    a: Tensor | None
+    g: Callable[[Gradients], Tensor]
+    equal: bool = False
+    turned: bool = False
 
 
 @dataclass(frozen=True)
 class Factors:
-    """The factors of all uses of the same parameters: positions of different uses stand one after the other.
+    """All uses of some parameters: positions of different uses stand one after the other.
 
     That makes the gradient of a parameter that is used twice the sum of its uses, cross terms and all.
     """
@@ -48,161 +71,463 @@ class Factors:
     a: Tensor  # [n, t, d_in]
     g: Tensor  # [n, c, t, d_out]
     bias: bool
+    equal: bool = False
 
 
-def _linear(module: nn.Linear, inputs: tuple[Tensor, ...]) -> list[Part]:
-    x = inputs[0].detach()
+def refusal(text: str) -> ValueError:
+    return ValueError(f"empirical_ntk: {text}")
+
+
+# ---- The rules ----
+
+
+def _first(gradients: Gradients) -> Tensor:
+    return cast("Tensor", gradients[0])
+
+
+def _positions_last(g: Tensor) -> Tensor:
+    """``[c, n, d, ...]`` to ``[n, c, t, d]``."""
+    return g.flatten(3).permute(1, 0, 3, 2) if g.ndim > 3 else g.movedim(0, 1).unsqueeze(2)
+
+
+def _linear(call: Call) -> list[Part]:
+    module, x = cast("nn.Linear", call.module), call.args[0].detach()
+    a = x.reshape(x.shape[0], -1, x.shape[-1])
     return [
         Part(
             cast("nn.Parameter", module.weight),
             cast("nn.Parameter | None", module.bias),
-            x.reshape(x.shape[0], -1, x.shape[-1]),
-            lambda g: g.reshape(*g.shape[:2], -1, g.shape[-1]).movedim(0, 1),
+            a,
+            lambda gradients: _first(gradients).reshape(-1, *a.shape[:2], module.out_features).movedim(0, 1),
         )
     ]
 
 
-RULES: dict[type[nn.Module], Callable[[Any, tuple[Tensor, ...]], list[Part]]] = {nn.Linear: _linear}
+def _patches(x: Tensor, kernel: Sequence[int], stride: Sequence[int], dilation: Sequence[int]) -> Tensor:
+    """``[..., d, *size]`` to ``[..., positions, d * kernel]``: what each position of a convolution reads."""
+    axes = len(kernel)
+    for axis, (k, s, step) in enumerate(zip(kernel, stride, dilation, strict=True)):
+        x = x.unfold(axis - axes - axis, (k - 1) * step + 1, s)[..., ::step]
+    lead = x.ndim - 2 * axes - 1
+    order = [*range(lead), *range(lead + 1, lead + 1 + axes), lead, *range(lead + 1 + axes, x.ndim)]
+    x = x.permute(order)
+    return x.reshape(*x.shape[:lead], math.prod(x.shape[lead : lead + axes]), -1)
+
+
+def _in_groups(x: Tensor, groups: int) -> Tensor:
+    """``[..., t, d]`` to ``[..., group, t, d / groups]``."""
+    return x.reshape(*x.shape[:-1], groups, -1).transpose(-2, -3)
+
+
+def _convolution(call: Call) -> list[Part]:
+    module, x = cast("nn.Conv2d", call.module), call.args[0].detach()
+    mode = "constant" if module.padding_mode == "zeros" else module.padding_mode
+    padded = F.pad(x, module._reversed_padding_repeated_twice, mode)
+    a = _patches(padded, module.kernel_size, module.stride, module.dilation)
+    weight, bias, groups = cast("nn.Parameter", module.weight), cast("nn.Parameter | None", module.bias), module.groups
+    if groups == 1:
+        return [Part(weight, bias, a, lambda gradients: _positions_last(_first(gradients)))]
+
+    def grouped(gradients: Gradients) -> Tensor:
+        g = _in_groups(_positions_last(_first(gradients)), groups)  # [n, c, group, t, d_out]
+        reads = _in_groups(a, groups)[:, None]  # [n, 1, group, t, d_in]
+        product: Tensor = g.mT @ reads
+        return product.flatten(2).unsqueeze(2)
+
+    parts = [Part(weight, None, None, grouped)]
+    if bias is not None:
+        parts.append(Part(None, bias, None, lambda gradients: _positions_last(_first(gradients))))
+    return parts
+
+
+def _transposed_convolution(call: Call) -> list[Part]:
+    module, x = cast("nn.ConvTranspose2d", call.module), call.args[0].detach()
+    axes, groups = len(module.kernel_size), module.groups
+    a = x.flatten(2).mT
+
+    def read(gradients: Gradients) -> Tensor:
+        # The weight's gradient is that of a convolution which reads the gradient and writes the input.
+        g, pads = _first(gradients), []
+        for axis in reversed(range(axes)):
+            k, s, step = module.kernel_size[axis], module.stride[axis], module.dilation[axis]
+            before = cast("tuple[int, ...]", module.padding)[axis]
+            needed = (x.shape[2 + axis] - 1) * s + (k - 1) * step + 1
+            pads += [before, needed - before - g.shape[3 + axis]]
+        return _patches(F.pad(g, pads), module.kernel_size, module.stride, module.dilation).movedim(0, 1)
+
+    def grouped(gradients: Gradients) -> Tensor:
+        g = _in_groups(read(gradients), groups)  # [n, c, group, t, d_out kernel]
+        writes = _in_groups(a, groups)[:, None]  # [n, 1, group, t, d_in]
+        product: Tensor = writes.mT @ g
+        return product.flatten(2).unsqueeze(2)
+
+    weight, bias = cast("nn.Parameter", module.weight), cast("nn.Parameter | None", module.bias)
+    parts = [Part(weight, None, a, read, turned=True) if groups == 1 else Part(weight, None, None, grouped)]
+    if bias is not None:
+        parts.append(Part(None, bias, None, lambda gradients: _positions_last(_first(gradients))))
+    return parts
+
+
+_MOST_ONE_HOT = 512  # classes up to which an Embedding's input is written out, so that it may be materialised
+
+
+def _embedding(call: Call) -> list[Part]:
+    module, index = cast("nn.Embedding", call.module), call.args[0]
+    if module.max_norm is not None or module.scale_grad_by_freq:
+        raise refusal("model must have embeddings without max_norm and scale_grad_by_freq, got one")
+    index = index.reshape(index.shape[0], -1)
+    kept = (index != module.padding_idx).unsqueeze(-1) if module.padding_idx is not None else None
+    equal = module.num_embeddings > _MOST_ONE_HOT
+    dtype = module.weight.dtype
+    a = index.unsqueeze(-1).to(dtype) if equal else F.one_hot(index, module.num_embeddings).to(dtype)
+
+    def g(gradients: Gradients) -> Tensor:
+        first = _first(gradients)
+        first = first.reshape(first.shape[0], *index.shape, -1).movedim(0, 1)
+        return first if kept is None else first * kept[:, None]
+
+    return [Part(cast("nn.Parameter", module.weight), None, a, g, equal=equal, turned=True)]
+
+
+def _affine(call: Call, normal: Tensor, summed: Sequence[int]) -> list[Part]:
+    """Parts of ``normal * weight + bias``; the gradient ``[c, n, ...]`` is summed over the axes that share an entry."""
+    weight, bias = (cast("nn.Parameter | None", getattr(call.module, name, None)) for name in ("weight", "bias"))
+
+    def by_entry(g: Tensor) -> Tensor:
+        return (g.sum(tuple(summed)) if summed else g).flatten(2).movedim(0, 1).unsqueeze(2)
+
+    parts = []
+    if weight is not None:
+        parts.append(Part(weight, None, None, lambda gradients: by_entry(_first(gradients) * normal)))
+    if bias is not None:
+        parts.append(Part(None, bias, None, lambda gradients: by_entry(_first(gradients))))
+    return parts
+
+
+def _layer_norm(call: Call) -> list[Part]:
+    module, x = cast("nn.LayerNorm", call.module), call.args[0].detach()
+    normal = F.layer_norm(x, module.normalized_shape, eps=module.eps)
+    return _affine(call, normal, range(2, x.ndim - len(module.normalized_shape) + 1))
+
+
+def _rms_norm(call: Call) -> list[Part]:
+    module, x = cast("nn.RMSNorm", call.module), call.args[0].detach()
+    normal = F.rms_norm(x, list(module.normalized_shape), eps=module.eps)
+    return _affine(call, normal, range(2, x.ndim - len(module.normalized_shape) + 1))
+
+
+def _group_norm(call: Call) -> list[Part]:
+    module, x = cast("nn.GroupNorm", call.module), call.args[0].detach()
+    return _affine(call, F.group_norm(x, module.num_groups, eps=module.eps), range(3, x.ndim + 1))
+
+
+def _batch_norm(call: Call) -> list[Part]:
+    module, x = cast("nn.BatchNorm2d", call.module), call.args[0].detach()
+    return _affine(call, F.batch_norm(x, module.running_mean, module.running_var, eps=module.eps), range(3, x.ndim + 1))
+
+
+RULES: dict[type[nn.Module], Callable[[Call], list[Part]]] = {
+    nn.Linear: _linear,
+    nn.Conv1d: _convolution,
+    nn.Conv2d: _convolution,
+    nn.Conv3d: _convolution,
+    nn.ConvTranspose1d: _transposed_convolution,
+    nn.ConvTranspose2d: _transposed_convolution,
+    nn.ConvTranspose3d: _transposed_convolution,
+    nn.Embedding: _embedding,
+    nn.LayerNorm: _layer_norm,
+    nn.RMSNorm: _rms_norm,
+    nn.GroupNorm: _group_norm,
+    nn.BatchNorm1d: _batch_norm,
+    nn.BatchNorm2d: _batch_norm,
+    nn.BatchNorm3d: _batch_norm,
+}
+
+
+def _sample_axis(module: nn.Module, position: int) -> int:
+    """Where a layer's inputs and outputs have their samples: states of recurrent layers always on the second axis."""
+    if position > 0 and isinstance(module, nn.RNNBase | nn.MultiheadAttention):
+        return int(isinstance(module, nn.RNNBase))
+    return 0 if getattr(module, "batch_first", True) else 1
+
+
+def _by_samples(call: Call, parameters: dict[str, nn.Parameter], samples: int) -> list[Part]:
+    """The rule of a module without one: its own gradients of each sample, by torch.func."""
+    module = call.module
+    bound = inspect.signature(module.forward).bind(*call.args, **call.kwargs)
+    given, spec = pytree.tree_flatten_with_path(bound.arguments)
+    axes: list[int | None] = []
+    for path, x in given:
+        axis = _sample_axis(module, len([a for a in axes if a is not None]) if isinstance(module, nn.RNNBase) else 0)
+        has_samples = isinstance(x, Tensor) and x.ndim > axis and x.shape[axis] == samples
+        axes.append(axis if has_samples and "attn_mask" not in pytree.keystr(path) else None)
+    values = [x.detach() if isinstance(x, Tensor) else x for _, x in given]
+    tensors = [x for x, axis in zip(values, axes, strict=True) if axis is not None]
+    kept_axes = [axis for axis in axes if axis is not None]
+    held = {name: p.detach() for name, p in parameters.items()}
+
+    @cache
+    def jacobians(cotangents: tuple[Tensor | None, ...]) -> dict[str, Tensor]:
+        used = [i for i, cotangent in enumerate(cotangents) if cotangent is not None]
+        sides = [_sample_axis(module, i) for i in used]
+
+        def one(weights: dict[str, Tensor], *sample: Tensor) -> tuple[Tensor, ...]:
+            pieces = iter(sample)
+            merged = [x if axis is None else next(pieces).unsqueeze(axis) for x, axis in zip(values, axes, strict=True)]
+            arguments = inspect.BoundArguments(bound.signature, pytree.tree_unflatten(merged, spec))
+            outputs = _tensors(torch.func.functional_call(module, weights, arguments.args, arguments.kwargs))
+            return tuple(outputs[i].squeeze(side) for i, side in zip(used, sides, strict=True))
+
+        def one_by_one(cotangent: tuple[Tensor, ...], *sample: Tensor) -> dict[str, Tensor]:
+            weights = {name: p.requires_grad_() for name, p in held.items()}
+            with torch.enable_grad():
+                out = one(weights, *sample)
+            each = [
+                torch.autograd.grad(out, [*weights.values()], c, retain_graph=True, materialize_grads=True)
+                for c in zip(*cotangent, strict=True)
+            ]
+            return {name: torch.stack(rows) for name, rows in zip(weights, zip(*each, strict=True), strict=True)}
+
+        def jacobian(cotangent: tuple[Tensor, ...], *sample: Tensor) -> dict[str, Tensor]:
+            pull = torch.func.vjp(lambda weights: one(weights, *sample), held)[1]
+            return cast("dict[str, Tensor]", torch.func.vmap(lambda *v: pull(v)[0])(*cotangent))
+
+        found = tuple(c for c in cotangents if c is not None)
+        try:
+            mapped = torch.func.vmap(jacobian, (tuple(1 + s for s in sides), *kept_axes))
+            by_name = _quietly(lambda: mapped(found, *tensors))
+        except RuntimeError:  # no vmap takes it: recurrent layers write in place, PReLU's batching rule is wrong
+            slices = zip(*(c.unbind(1 + s) for c, s in zip(found, sides, strict=True)), strict=True)
+            pieces = zip(*(x.unbind(axis) for x, axis in zip(tensors, kept_axes, strict=True)), strict=True)
+            rows = [one_by_one(c, *sample) for c, sample in zip(slices, pieces, strict=True)]
+            by_name = {name: torch.stack([row[name] for row in rows]) for name in held}
+        return {name: j.flatten(2).unsqueeze(2) for name, j in by_name.items()}
+
+    def part(name: str) -> Part:
+        return Part(parameters[name], None, None, lambda gradients: jacobians(tuple(gradients))[name])
+
+    return [part(name) for name in parameters]
+
+
+def _quietly(batched: Callable[[], Any]) -> Any:
+    """Run a vmap; an operation without a batching rule is looped over, which torch warns of."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "There is a performance drop")
+        return batched()
+
+
+# ---- Recording ----
+
+
+def _tensors(output: Any) -> list[Tensor]:
+    return [x for x in pytree.tree_leaves(output) if isinstance(x, Tensor)]
 
 
 @dataclass
-class _Call:
+class _Recorded:
     name: str
+    call: Call
     parts: list[Part]
-    edge: GradientEdge
-    read: tuple[Tensor, int]  # the input and its version: a later change in place would falsify `a`
+    edges: list[GradientEdge | None]
+    read: list[tuple[Tensor, int]]  # the inputs and their versions: a later change in place would falsify `a`
 
 
-def _refuse(text: str) -> ValueError:
-    return ValueError(f"empirical_ntk: {text}")
+@dataclass
+class Recording:
+    """A forward pass: the model's output and the calls of the layers whose parameters are wanted."""
+
+    out: Tensor
+    calls: list[_Recorded]
+    wanted: dict[nn.Parameter, str]
+    seeds: Tensor  # [c, n, C]: what is differentiated
+
+    @property
+    def bytes(self) -> int:
+        """About what the factors will take."""
+        values = sum(
+            sum(part.a.numel() for part in call.parts if part.a is not None)
+            + len(self.seeds) * sum(x.numel() for x in _tensors(call.call.output))
+            for call in self.calls
+        )
+        return values * self.out.element_size()
 
 
-def _check_layers(model: nn.Module, wanted: dict[nn.Parameter, str]) -> None:
+def _check(model: nn.Module) -> None:
     for name, module in model.named_modules():
         where = f"got {type(module).__name__} {name!r}" if name else f"got {type(module).__name__}"
-        if isinstance(module, nn.modules.batchnorm._BatchNorm) and module.training:
-            raise _refuse(f"model must not mix samples, {where} in training mode; call model.eval()")
-        if isinstance(module, nn.modules.dropout._DropoutNd) and module.training and module.p > 0:
-            raise _refuse(f"model must be deterministic, {where} in training mode; call model.eval()")
-        if type(module) not in RULES and any(p in wanted for p in module.parameters(recurse=False)):
-            known = ", ".join(rule.__name__ for rule in RULES)
-            raise _refuse(f"model must hold its parameters in layers of type {known}, {where}")
+        batch_norm = isinstance(module, nn.modules.batchnorm._BatchNorm)
+        if batch_norm and module.running_mean is None:
+            raise refusal(f"model must not mix samples, {where} without running statistics")
+        if batch_norm and module.training:
+            raise refusal(f"model must not mix samples, {where} in training mode; call model.eval()")
+        dropout = isinstance(module, nn.modules.dropout._DropoutNd) and module.p > 0
+        dropout |= isinstance(module, nn.RNNBase | nn.MultiheadAttention) and module.dropout > 0
+        if dropout and module.training:
+            raise refusal(f"model must be deterministic, {where} in training mode; call model.eval()")
 
 
 def _selected(model: nn.Module, params: Sequence[str] | None) -> dict[nn.Parameter, str]:
     named = dict(model.named_parameters())
     for name in () if params is None else params:
         if name not in named:
-            raise _refuse(f"params must name parameters of the model, got {name!r}")
+            raise refusal(f"params must name parameters of the model, got {name!r}")
     selected = {p: n for n, p in named.items() if p.requires_grad and (params is None or n in params)}
     if not selected:
-        raise _refuse("params must hold at least one parameter that requires a gradient, got none")
+        raise refusal("params must hold at least one parameter that requires a gradient, got none")
     return selected
 
 
+def _owners(
+    model: nn.Module, wanted: dict[nn.Parameter, str]
+) -> Iterator[tuple[str, nn.Module, dict[str, nn.Parameter]]]:
+    """Modules that are watched, with their wanted parameters; attention computes with its child's parameters itself."""
+    for name, module in model.named_modules():
+        whole = isinstance(module, nn.MultiheadAttention)
+        own = {n: p for n, p in module.named_parameters(recurse=whole) if p in wanted}
+        inside = name.endswith(".out_proj") and isinstance(
+            model.get_submodule(name.removesuffix(".out_proj")), nn.MultiheadAttention
+        )
+        if own and not inside:
+            yield name, module, own
+
+
 @contextmanager
-def _recorded(model: nn.Module, wanted: dict[nn.Parameter, str], samples: int) -> Iterator[list[_Call]]:
+def _watched(model: nn.Module, wanted: dict[nn.Parameter, str], samples: int) -> Iterator[list[_Recorded]]:
     """Collect the calls of the layers that hold wanted parameters; no hook is left behind, whatever happens."""
-    calls: list[_Call] = []
+    calls: list[_Recorded] = []
     handles = []
 
-    def hook_of(name: str) -> Callable[[nn.Module, tuple[Tensor, ...], Tensor], None]:
-        def hook(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
-            if inputs[0].shape[0] != samples:
-                raise _refuse(
-                    f"model must keep the samples on the first axis, got {inputs[0].shape[0]} of {samples} at {name!r}"
-                )
-            parts = [
-                Part(
-                    part.weight if part.weight in wanted else None,
-                    part.bias if part.bias in wanted else None,
-                    part.a,
-                    part.gradients,
-                )
-                for part in RULES[type(module)](module, inputs)
-            ]
+    def hook_of(name: str, own: dict[str, nn.Parameter]) -> Callable[..., None]:
+        def hook(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
+            call = Call(module, args, kwargs, output)
+            axis = _sample_axis(module, 0)
+            inputs = _tensors((args, kwargs))
+            found = inputs[0].shape[axis] if inputs and inputs[0].ndim > axis else None
+            if found != samples:
+                raise refusal(f"model must keep the samples on the first axis, got {found} of {samples} at {name!r}")
+            rule = RULES.get(type(module))
+            parts = rule(call) if rule else _by_samples(call, own, samples)
             # The edge, not the tensor: an activation in place would make the tensor stand for its own output.
-            calls.append(_Call(name, parts, get_gradient_edge(output), (inputs[0], inputs[0]._version)))
+            edges = [get_gradient_edge(x) if x.requires_grad else None for x in _tensors(output)]
+            calls.append(_Recorded(name, call, parts, edges, [(x, x._version) for x in inputs]))
 
         return hook
 
     try:
-        for name, module in model.named_modules():
-            if any(p in wanted for p in module.parameters(recurse=False)):
-                handles.append(module.register_forward_hook(hook_of(name)))
+        for name, module, own in _owners(model, wanted):
+            handles.append(module.register_forward_hook(hook_of(name, own), with_kwargs=True))
         yield calls
     finally:
         for handle in handles:
             handle.remove()
 
 
-def _seeds(out: Tensor, outputs: str | int) -> Tensor:
-    """Return what is differentiated: ``[c, n, C]``, one cotangent of the model's output for each row."""
+def record(model: nn.Module, x: Tensor, outputs: str | int, params: Sequence[str] | None) -> Recording:
+    """Run the model forward once. The model, its ``.grad`` and its hooks stay as they were."""
+    wanted = _selected(model, params)
+    _check(model)
+    with torch.enable_grad(), _watched(model, wanted, x.shape[0]) as calls:
+        out = model(x)
+    if not isinstance(out, Tensor) or out.ndim not in (1, 2) or out.shape[0] != x.shape[0]:
+        got = tuple(out.shape) if isinstance(out, Tensor) else type(out).__name__
+        raise refusal(f"model must return [n, c] for n = {x.shape[0]} samples, got {got}")
+    with torch.enable_grad():
+        out = out[:, None] if out.ndim == 1 else out
+    if not isinstance(outputs, str) and not 0 <= outputs < out.shape[1]:
+        raise refusal(f"outputs must be an output below {out.shape[1]}, got {outputs}")
+    for call in calls:
+        if any(tensor._version != version for tensor, version in call.read):
+            raise refusal(f"model must not change the input of {call.name!r} in place")
+    if not out.requires_grad:
+        raise refusal("params must reach the output, got a model whose output does not depend on them")
     if outputs == "sum":
-        return torch.ones_like(out)[None]
-    eye = torch.eye(out.shape[1], dtype=out.dtype, device=out.device)
-    rows = eye if isinstance(outputs, str) else eye[outputs : outputs + 1]
-    return rows[:, None, :].expand(-1, out.shape[0], -1)
+        seeds = torch.ones_like(out)[None]
+    else:
+        eye = torch.eye(out.shape[1], dtype=out.dtype, device=out.device)
+        rows = eye if isinstance(outputs, str) else eye[outputs : outputs + 1]
+        seeds = rows[:, None, :].expand(-1, out.shape[0], -1)
+    return Recording(out, calls, wanted, seeds)
 
 
-def _gather(calls: list[_Call], grads: Sequence[Tensor | None], wanted: dict[nn.Parameter, str]) -> list[Factors]:
-    used = [(part, grad) for call, grad in zip(calls, grads, strict=True) if grad is not None for part in call.parts]
+# ---- From a recording to factors ----
+
+
+def _backward(recording: Recording) -> list[Gradients]:
+    """Gradients at every output of every call, all outputs of the model as one batch."""
+    edges = [edge for call in recording.calls for edge in call.edges if edge is not None]
+
+    def one(seed: Tensor) -> tuple[Tensor, ...]:
+        found = torch.autograd.grad(recording.out, edges, seed, retain_graph=True, allow_unused=True)
+        return tuple(torch.empty(0) if g is None else g for g in found)
+
+    if len(recording.seeds) == 1:
+        found = [g[None] for g in one(recording.seeds[0])]
+    else:
+        try:
+            found = list(_quietly(lambda: torch.func.vmap(one)(recording.seeds)))
+        except (
+            RuntimeError
+        ):  # the batching rules of some backward operations are wrong or missing (PReLU in torch 2.13)
+            found = [torch.stack(each) for each in zip(*map(one, recording.seeds), strict=True)]
+    remaining = iter(found)
+    gradients: list[Gradients] = []
+    for call in recording.calls:
+        each = [None if edge is None else next(remaining) for edge in call.edges]
+        gradients.append([None if g is None or g.numel() == 0 else g for g in each])
+    return gradients
+
+
+def _written_out(part: Part, g: Tensor) -> tuple[Part, Tensor]:
+    """The same with the gradient itself for ``g``, its entries in the order of the parameter's."""
+    if part.a is None:
+        return part, g
+    if part.equal:
+        raise refusal(
+            f"model must not share an embedding of more than {_MOST_ONE_HOT} classes with a layer of another type"
+        )
+    product = torch.einsum("ncto,nti->ncio" if part.turned else "ncto,nti->ncoi", g, part.a)
+    return replace(part, a=None), product.flatten(2).unsqueeze(2)
+
+
+def factors_of(recording: Recording) -> list[Factors]:
+    """Run the backward pass; return the factors of all wanted parameters."""
+    wanted = recording.wanted
+    uses: list[tuple[Part, Tensor]] = []
+    for call, gradients in zip(recording.calls, _backward(recording), strict=True):
+        if all(g is None for g in gradients):
+            continue
+        for part in call.parts:
+            weight = part.weight if part.weight in wanted else None
+            bias = part.bias if part.bias in wanted else None
+            if weight is not None:
+                uses.append((replace(part, bias=bias), part.g(gradients)))
+            elif bias is not None:
+                uses.append((Part(None, bias, None, part.g), part.g(gradients)))
+    if not uses:
+        raise refusal("params must reach the output, got a model whose output does not depend on them")
+
+    # A parameter's gradient is summed over its uses. Weight and bias of a layer stay together where they always are.
     partners: dict[nn.Parameter, set[tuple[nn.Parameter | None, nn.Parameter | None]]] = {}
-    for part, _ in used:
+    for part, _ in uses:
         for parameter in (part.weight, part.bias):
             if parameter is not None:
                 partners.setdefault(parameter, set()).add((part.weight, part.bias))
-
-    uses: dict[tuple[nn.Parameter | None, nn.Parameter | None], list[tuple[Tensor, Tensor]]] = {}
-    for part, grad in used:
-        pairs = [(part.weight, part.bias)]
-        # A parameter with more than one partner stands alone, so that all its uses come together.
-        if any(p is not None and len(partners[p]) > 1 for p in pairs[0]):
-            pairs = [(part.weight, None), (None, part.bias)]
-        for weight, bias in pairs:
-            if weight is not None or bias is not None:
-                a = part.a if weight is not None else part.a[..., :0]
-                uses.setdefault((weight, bias), []).append((a, part.gradients(grad)))
+    grouped: dict[tuple[nn.Parameter | None, nn.Parameter | None], list[tuple[Part, Tensor]]] = {}
+    for part, g in uses:
+        pieces = [part]
+        if part.weight is not None and part.bias is not None and len(partners[part.weight] | partners[part.bias]) > 1:
+            pieces = [replace(part, bias=None), Part(None, part.bias, None, part.g)]
+        for piece in pieces:
+            grouped.setdefault((piece.weight, piece.bias), []).append((piece, g))
 
     factors = []
-    for (weight, bias), pairs_of in uses.items():
-        names = [wanted[p] for p in (weight, bias) if p is not None]
-        a, g = pairs_of[0]
-        if len(pairs_of) > 1:
-            a, g = torch.cat([a for a, _ in pairs_of], 1), torch.cat([g for _, g in pairs_of], 2)
-        factors.append(Factors(" + ".join(names), a, g, bias is not None))
-    return factors
-
-
-def layer_factors(model: nn.Module, x: Tensor, outputs: str | int, params: Sequence[str] | None) -> list[Factors]:
-    """Run the model once and its backward pass once for all outputs; return the factors of every layer.
-
-    The outputs go through the backward pass as one batch. The model, its ``.grad`` and its hooks stay as they were.
-    """
-    wanted = _selected(model, params)
-    _check_layers(model, wanted)
-    with torch.enable_grad(), _recorded(model, wanted, x.shape[0]) as calls:
-        out = model(x)
-        if not isinstance(out, Tensor) or out.ndim not in (1, 2) or out.shape[0] != x.shape[0]:
-            got = tuple(out.shape) if isinstance(out, Tensor) else type(out).__name__
-            raise _refuse(f"model must return [n, c] for n = {x.shape[0]} samples, got {got}")
-        if out.ndim == 1:
-            out = out[:, None]
-        if not isinstance(outputs, str) and not 0 <= outputs < out.shape[1]:
-            raise _refuse(f"outputs must be an output below {out.shape[1]}, got {outputs}")
-        for call in calls:
-            if call.read[0]._version != call.read[1]:
-                raise _refuse(f"model must not change the input of {call.name!r} in place")
-        seeds = _seeds(out, outputs)
-        edges = [call.edge for call in calls]
-        if not edges or not out.requires_grad:
-            raise _refuse("params must reach the output, got a model whose output does not depend on them")
-        if seeds.shape[0] == 1:
-            grads = torch.autograd.grad(out, edges, seeds[0], allow_unused=True)
-            batched: list[Tensor | None] = [None if g is None else g[None] for g in grads]
-        else:
-            batched = list(torch.autograd.grad(out, edges, seeds, allow_unused=True, is_grads_batched=True))
-    factors = _gather(calls, batched, wanted)
-    if not factors:
-        raise _refuse("params must reach the output, got a model whose output does not depend on them")
+    for key, group in grouped.items():
+        alike = len({(part.a is None, part.turned, part.equal) for part, _ in group}) == 1
+        pairs = group if alike else [_written_out(part, g) for part, g in group]
+        inputs = [g.new_empty(g.shape[0], g.shape[2], 0) if part.a is None else part.a for part, g in pairs]
+        a, g = (
+            (inputs[0], pairs[0][1]) if len(pairs) == 1 else (torch.cat(inputs, 1), torch.cat([g for _, g in pairs], 2))
+        )
+        name = " + ".join(wanted[p] for p in key if p is not None)
+        factors.append(Factors(name, a, g, key[1] is not None or a.shape[2] == 0, equal=pairs[0][0].equal))
     return factors

@@ -18,7 +18,7 @@ from ._alignment import (
     trace_ratio,
 )
 from ._progress import progress_bar
-from ._tangent import Factors, layer_factors
+from ._tangent import Factors, factors_of, record
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -80,12 +80,17 @@ def _setup_context(ctx: Any, inputs: tuple[Any, ...], _: Tensor) -> None:
 
 def _side_gradient(ctx: Any, grad: Tensor, a: Tensor, g: Tensor, a2: Tensor, g2: Tensor) -> tuple[Tensor, Tensor]:
     """Gradients by one side of K = J J2ᵀ, through that by J: grad J = grad K . J2."""
-    wide = grad.dtype
-    jacobian = torch.einsum("...mcto,...mti->...mcoi", g2.to(wide), _with_ones(a2.to(wide), ctx.bias))
-    by_j = torch.einsum("...nm,...mcoi->...ncoi" if ctx.trace else "...ncme,...meoi->...ncoi", grad, jacobian)
-    by_g = torch.einsum("...ncoi,...nti->...ncto", by_j, _with_ones(a.to(wide), ctx.bias))
-    by_a = torch.einsum("...ncoi,...ncto->...nti", by_j[..., : a.shape[-1]], g.to(wide))
-    return by_a.to(a.dtype), by_g.to(g.dtype)
+    wide, g_dtype = grad.dtype, g.dtype
+    g, a_and_ones = g.to(wide), _with_ones(a.to(wide), ctx.bias)
+    jacobian = g2.to(wide).mT @ _with_ones(a2.to(wide), ctx.bias).unsqueeze(-3)  # [m, c, d_out, d_in]
+    # reshape and narrow, not flatten and slices: gradcheck's own vmap knows only the former.
+    kept = (g2.shape[-4],) if ctx.trace else (g2.shape[-4] * g2.shape[-3],)
+    rows = jacobian.reshape(*g2.shape[:-4], *kept, -1)
+    pairs = grad if ctx.trace else grad.reshape(*g.shape[:-4], -1, *kept)
+    by_j = (pairs @ rows).reshape(*g.shape[:-2], *jacobian.shape[-2:])
+    by_g = (by_j @ a_and_ones.mT.unsqueeze(-3)).mT
+    by_a = (g @ by_j.narrow(-1, 0, a.shape[-1])).sum(-3)
+    return by_a.to(a.dtype), by_g.to(g_dtype)
 
 
 def _backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
@@ -293,8 +298,7 @@ def _block_size(
         return wanted
     if len(x) <= 32:
         return max(len(x), 1)
-    one = layer_factors(model, x[:1], outputs, params)
-    per_sample = sum(f.a.nbytes + f.g.nbytes for f in one)
+    per_sample = record(model, x[:1], outputs, params).bytes
     return max(1, min(len(x), _KEPT_BYTES // max(per_sample, 1)))
 
 
@@ -312,8 +316,10 @@ def empirical_ntk(
     r"""Empirical tangent kernel ``K[n, m, c, e] = ⟨∂f_c(x_n)/∂w, ∂f_e(x_m)/∂w⟩`` of a network.
 
     Args:
-        model: a module that maps ``[n, ...]`` to ``[n, c]`` (or ``[n]``: one output), sample by sample. Its trainable
-            parameters are in `torch.nn.Linear` layers, which may be used more than once and share parameters.
+        model: a module that maps ``[n, ...]`` to ``[n, c]`` (or ``[n]``: one output), sample by sample, with the samples on
+            the first axis of every layer. Linear layers, convolutions, embeddings and norms (of statistics that are fixed)
+            have rules; any other module with parameters is differentiated by itself with torch.func, which writes out its
+            gradients, ``[n, c, p]``. Layers may be used more than once and share parameters.
         x1: ``[n, ...]`` inputs, in the dtype and on the device that the model takes.
         x2: ``[m, ...]`` further inputs; left out, the kernel of ``x1`` with itself.
         outputs: ``"full"`` keeps all pairs of outputs; ``"trace"`` is the sum over equal ones (not their mean);
@@ -331,8 +337,7 @@ def empirical_ntk(
         and positive semi-definite to rounding. It carries no gradient.
 
     Raises:
-        ValueError: a parameter in a layer of another type, batch normalisation or dropout in training mode, an output
-            that is not ``[n, c]``, a layer that loses the samples' axis, an unknown name in ``params``, no parameter that
+        ValueError: batch normalisation or dropout in training mode, an embedding with ``max_norm``, an output that is not ``[n, c]``, a layer that loses the samples' axis, an unknown name in ``params``, no parameter that
             reaches the output, ``outputs`` out of range, ``block_size`` below 1.
 
     Cost:
@@ -375,11 +380,11 @@ def empirical_ntk(
     left: list[Factors] = []
     for row, (i, j) in progress_bar(list(enumerate(pairs)), "tangent kernel", shown=progress):
         if row == 0 or pairs[row - 1][0] != i:
-            left = layer_factors(model, x1[i : i + size], outputs, params)
+            left = factors_of(record(model, x1[i : i + size], outputs, params))
         right = (
             []
             if symmetric and i == j
-            else layer_factors(model, (x1 if x2 is None else x2)[j : j + size], outputs, params)
+            else factors_of(record(model, (x1 if x2 is None else x2)[j : j + size], outputs, params))
         )
         if row == 0:
             kept = 1 if trace else left[0].g.shape[1]
@@ -387,6 +392,7 @@ def empirical_ntk(
             kernel = torch.empty(n, kept, m, kept, dtype=dtype, device=left[0].g.device)
         others: list[Tensor | None] = [f.a for f in right] if right else [None] * len(left)
         costs = [_route(f.a, f.g, a2, bias=f.bias, trace=trace) for f, a2 in zip(left, others, strict=True)]
+        costs = [c._replace(route="hadamard") if f.equal else c for f, c in zip(left, costs, strict=True)]
         if row == 0 and explain:
             print(_explain(left, costs))
         _layers_gram(
@@ -395,7 +401,7 @@ def empirical_ntk(
             [f.g for f in left],
             [f.a for f in right],
             [f.g for f in right],
-            [int(f.bias) for f in left],
+            [int(f.bias) + 2 * f.equal for f in left],
             [int(cost.route == "materialise") for cost in costs],
             trace,
             False,

@@ -35,3 +35,16 @@ def empirical_ntk(model, x1, x2=None, params=None):
 
     j1 = jacobian(x1)
     return torch.einsum("ncp,mep->nmce", j1, j1 if x2 is None else jacobian(x2))
+
+
+def empirical_ntk_by_loops(model, x):
+    """The same by autograd, one sample and one output at a time: for modules that torch.func does not take."""
+    wanted = [p for p in model.parameters() if p.requires_grad]
+    rows = []
+    for one in x:
+        out = model(one[None])[0]
+        for f in out:
+            grads = torch.autograd.grad(f, wanted, retain_graph=True, materialize_grads=True)
+            rows.append(torch.cat([g.flatten() for g in grads]))
+    j = torch.stack(rows).unflatten(0, (len(x), -1))
+    return torch.einsum("ncp,mep->nmce", j, j)
