@@ -14,7 +14,8 @@ from torch._library.simple_registry import singleton as registrations
 import gramian
 
 ROOT = Path(__file__).parent.parent
-FAMILIES = {name: getattr(gramian, name) for name in gramian.__all__ if not name.startswith("__")}
+PUBLIC = {name: getattr(gramian, name) for name in gramian.__all__ if not name.startswith("__")}
+FAMILIES = {name: value for name, value in PUBLIC.items() if not inspect.isclass(value)}
 FUNCTIONS = {
     f"{family}.{name}": getattr(module, name)
     for family, module in FAMILIES.items()

@@ -105,5 +105,8 @@ GRAMIAN_INLINE std::uint32_t at_least(f64xN a, f64xN b) {
 #endif
 }
 
+GRAMIAN_INLINE bool any_less(f32xN a, f32xN b) { return ~at_least(a, b) << (32 - kLanes<float>) != 0; }
+GRAMIAN_INLINE bool any_less(f64xN a, f64xN b) { return ~at_least(a, b) << (32 - kLanes<double>) != 0; }
+
 }  // namespace
 }  // namespace gramian::GRAMIAN_ISA

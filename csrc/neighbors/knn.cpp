@@ -9,14 +9,12 @@
 #include "core/tensor.h"
 #include "core/workspace.h"
 #include "neighbors/knn_kernel.h"
-#include "neighbors/moments_kernel.h"
+#include "neighbors/moments.h"
 
 namespace gramian {
 namespace {
 
 constexpr const char* kOp = "knn";
-constexpr std::int64_t kPadding = 64;     // lanes that a tile may read past the last row
-constexpr std::int64_t kStatBlock = 512;  // rows a worker measures at once; fixed, so that sums round the same
 
 Metric metric_from(const std::string& name) {
   if (name == "euclidean") return Metric::euclidean;
@@ -24,31 +22,6 @@ Metric metric_from(const std::string& name) {
   if (name == "cosine") return Metric::cosine;
   if (name == "ip") return Metric::ip;
   refuse(kOp, ": metric must be euclidean, sqeuclidean, cosine or ip, got ", name);
-}
-
-struct Means {
-  std::vector<double> mean;
-  double largest;
-};
-
-Means measure(const Rows& rows, const char* name) {
-  const std::size_t d = static_cast<std::size_t>(rows.cols);
-  const std::int64_t blocks = block_count(rows.rows, kStatBlock);
-  std::vector<double> means(static_cast<std::size_t>(blocks) * d);
-  std::vector<Moments> moments(static_cast<std::size_t>(blocks));
-  run_pieces(rows.rows, kStatBlock, [&](std::int64_t begin, std::int64_t end, std::int64_t) {
-    const auto block = static_cast<std::size_t>(begin / kStatBlock);
-    GRAMIAN_KERNELS(moments).accumulate_mean(rows, begin, end, static_cast<double>(rows.rows), &means[block * d],
-                                             &moments[block]);
-  });
-  Means result{std::vector<double>(d), 0};
-  for (std::size_t b = 0; b < moments.size(); ++b) {
-    if (moments[b].first_bad >= 0)
-      refuse(kOp, ": ", name, " must be finite, got a NaN or an infinity in row ", moments[b].first_bad);
-    result.largest = std::max(result.largest, moments[b].largest);
-    for (std::size_t k = 0; k < d; ++k) result.mean[k] += means[b * d + k];
-  }
-  return result;
 }
 
 // What KnnSide points into.
@@ -91,13 +64,11 @@ class Search {
   Search(const Rows& x, const Rows& y, bool self, Metric metric, Sweep sweep, bool exclude_self, std::int64_t k,
          bool allow_bf16 = true)
       : x_rows_(x.rows), y_rows_(y.rows) {
-    const Means y_means = measure(y, self ? "x" : "y");
-    const double largest = self ? y_means.largest : std::max(y_means.largest, measure(x, "x").largest);
+    const Means y_means = measure(kOp, self ? "x" : "y", y);
+    const double largest = self ? y_means.largest : std::max(y_means.largest, measure(kOp, "x", x).largest);
     const bool distances = metric == Metric::euclidean || metric == Metric::sqeuclidean;
     if (distances) shift_.assign(y_means.mean.begin(), y_means.mean.end());
-    // Powers of two that bring the largest row to a norm of at most one: squares neither overflow nor vanish.
-    const int exponent = largest > 0 ? std::ilogb(largest) + 2 + std::ilogb(static_cast<double>(x.cols)) / 2 + 1 : 0;
-    const double unit = std::ldexp(1.0, -std::clamp(exponent, 8 - std::numeric_limits<T>::max_exponent, 1020));
+    const double unit = unit_of<T>(largest, x.cols);
     x_data_.emplace(x, "x", metric, shift(), unit);
     if (!self) y_data_.emplace(y, "y", metric, shift(), unit);
     const SideData<T>& y_data = self ? *x_data_ : *y_data_;

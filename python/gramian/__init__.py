@@ -12,6 +12,7 @@ except ImportError as error:
     raise ImportError(f"gramian's compiled part does not load, build it again with `make install`: {error}") from error
 
 from . import engine, neighbors, ntk
+from ._warnings import NumericalWarning
 
 __version__: str = _C.build_info()["version"]
-__all__ = ["__version__", "engine", "neighbors", "ntk"]
+__all__ = ["NumericalWarning", "__version__", "engine", "neighbors", "ntk"]

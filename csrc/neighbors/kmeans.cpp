@@ -1,0 +1,286 @@
+// gramian::neighbors_kmeans: Lloyd's algorithm from given centres.
+#include <numeric>
+#include <optional>
+#include <tuple>
+
+#include "neighbors/clusters.h"
+
+namespace gramian {
+namespace {
+
+constexpr const char* kOp = "kmeans";
+
+struct Options {
+  std::int64_t max_iter;
+  double tol;
+  bool spherical, relocate;
+};
+
+template <class T>
+class Lloyd {
+ public:
+  // `centers` [k, d] is updated in place.
+  Lloyd(const Tensor& x, const double* weights, T* centers, std::int64_t k, const Means& means, double largest,
+        const Options& options)
+      : n_(x.size(0)),
+        d_(x.size(1)),
+        k_(k),
+        options_(options),
+        weights_(weights),
+        centers_(centers),
+        frame_(means, largest, d_, std::max(n_, k)),
+        set_(frame_, static_cast<const T*>(x.const_data_ptr()), n_, x.stride(0)),
+        centroids_(frame_, centers, k),
+        packed_(1, kernel().points_size(n_, d_) * static_cast<std::int64_t>(sizeof(T))),
+        labels_(size(n_), -1),
+        next_(size(n_)),
+        sums_(size(k * d_)),
+        weight_(size(k)),
+        count_(size(k)) {
+    run_pieces(n_, kAssignPoints, [&](std::int64_t begin, std::int64_t end, std::int64_t) {
+      kernel().pack_points(set_.points(), begin, end, static_cast<T*>(packed_.of(0)));
+    });
+  }
+
+  std::int64_t run() {
+    const double enough = options_.tol * variance();
+    for (std::int64_t round = 1; round <= options_.max_iter; ++round) {
+      assign();
+      if (!collect_moves()) {
+        if (fresh_ || !renew_centers()) return round;
+        --round;
+        continue;
+      }
+      add_moves();
+      if (options_.relocate) relocate();
+      if (move_centers() <= enough && enough > 0) {
+        assign();
+        return round;
+      }
+    }
+    assign();
+    return options_.max_iter;
+  }
+
+  void copy_labels(std::int64_t* labels) const { std::copy(next_.begin(), next_.end(), labels); }
+
+  double inertia() {
+    const std::vector<double> squared = distances();
+    double total = 0;
+    for (std::size_t i = 0; i < squared.size(); ++i) total += (weights_ == nullptr ? 1 : weights_[i]) * squared[i];
+    return total;
+  }
+
+ private:
+  static constexpr std::int64_t kCenters = 12 * 8;  // that a worker moves at a time; a multiple of kPack
+  static constexpr std::int64_t kSumRounds = 16;    // sums are renewed, lest the rounding of differences grow
+
+  static const KmeansKernels<T>& kernel() { return kmeans_kernels<T>(); }
+  static std::size_t size(std::int64_t n) { return static_cast<std::size_t>(n); }
+
+  // The mean over features of the variance.
+  double variance() const {
+    double total = 0;
+    for (std::int64_t i = 0; i < n_; ++i) total += static_cast<double>(set_.points().norm[i]);
+    return total / (frame_.unit * frame_.unit) / static_cast<double>(std::max<std::int64_t>(n_ * d_, 1));
+  }
+
+  // The labels for the centres as they are, into next_.
+  void assign() {
+    run_pieces(n_, kAssignPoints, [&](std::int64_t begin, std::int64_t end, std::int64_t) {
+      kernel().assign(set_.points(), static_cast<const T*>(packed_.of(0)), centroids_.centroids(), begin, end, nullptr,
+                      next_.data() + begin);
+    });
+  }
+
+  std::vector<double> distances() const {
+    std::vector<double> squared(size(n_));
+    run_pieces(n_, kAssignPoints, [&](std::int64_t begin, std::int64_t end, std::int64_t) {
+      kernel().distances(set_.points(), centroids_.centroids(), next_.data() + begin, begin, end,
+                         squared.data() + begin);
+    });
+    return squared;
+  }
+
+  // Sorts what changes the sums by cluster, points rising within each: a point i that came, ~i that left. Where many moved,
+  // the sums are made anew, from all points. False if no point moved.
+  bool collect_moves() {
+    std::int64_t moved = 0;
+    for (std::size_t i = 0; i < next_.size(); ++i) moved += next_[i] != labels_[i];
+    if (moved == 0 && !stale_) return false;
+    fresh_ = stale_ || 2 * moved > n_ || ++rounds_since_renewal_ >= kSumRounds;
+    offsets_.assign(size(k_ + 1), 0);
+    const auto each = [&](auto&& visit) {
+      for (std::size_t i = 0; i < next_.size(); ++i) {
+        const auto point = static_cast<std::int32_t>(i);
+        if (fresh_) {
+          visit(next_[i], point);
+        } else if (next_[i] != labels_[i]) {
+          visit(labels_[i], ~point);
+          visit(next_[i], point);
+        }
+      }
+    };
+    each([&](std::int32_t cluster, std::int32_t) { ++offsets_[size(cluster) + 1]; });
+    std::partial_sum(offsets_.begin(), offsets_.end(), offsets_.begin());
+    members_.resize(size(offsets_.back()));
+    std::vector<std::int64_t> at(offsets_.begin(), offsets_.end() - 1);
+    each([&](std::int32_t cluster, std::int32_t member) { members_[size(at[size(cluster)]++)] = member; });
+    return true;
+  }
+
+  // Each worker owns whole sums and adds to them in the order of the points, so no bit depends on the number of workers.
+  void add_moves() {
+    if (fresh_) {
+      std::fill(sums_.begin(), sums_.end(), 0);
+      std::fill(weight_.begin(), weight_.end(), 0);
+      std::fill(count_.begin(), count_.end(), 0);
+      rounds_since_renewal_ = 0;
+    }
+    const std::int64_t slices = block_count(d_, kSumFeatures);
+    run_pieces(k_ * slices, 8, [&](std::int64_t begin, std::int64_t end, std::int64_t) {
+      for (std::int64_t task = begin; task < end; ++task) {
+        const std::int64_t j = task / slices, first = task % slices * kSumFeatures;
+        const std::int64_t members = offsets_[size(j) + 1] - offsets_[size(j)];
+        if (members > 0)
+          kernel().accumulate(set_.points(), weights_, members_.data() + offsets_[size(j)], members, first,
+                              std::min(kSumFeatures, d_ - first), sums_.data() + j * d_ + first);
+      }
+    });
+    for (std::size_t j = 0; j < count_.size(); ++j)
+      for (std::int64_t m = offsets_[j]; m < offsets_[j + 1]; ++m) {
+        const std::int32_t member = members_[size(m)];
+        const double weight = weights_ == nullptr ? 1 : weights_[member < 0 ? ~member : member];
+        weight_[j] += member < 0 ? -weight : weight;
+        if (weight > 0) count_[j] += member < 0 ? -1 : 1;
+      }
+    labels_ = next_;
+    stale_ = false;
+  }
+
+  // The means of a result are sums of its points, not of differences. False if that moves no centre.
+  bool renew_centers() {
+    stale_ = true;
+    collect_moves();
+    add_moves();
+    return move_centers() > 0;
+  }
+
+  // Each empty cluster takes the point that is farthest from its own centre, unless that is the last of its cluster.
+  void relocate() {
+    if (std::find(count_.begin(), count_.end(), 0) == count_.end()) return;
+    const std::vector<double> squared = distances();
+    std::vector<std::int32_t> order;
+    for (std::size_t i = 0; i < squared.size(); ++i)
+      if (squared[i] > 0 && (weights_ == nullptr || weights_[i] > 0)) order.push_back(static_cast<std::int32_t>(i));
+    const auto nearer = [&](std::int32_t a, std::int32_t b) {
+      const double da = squared[size(a)], db = squared[size(b)];
+      return da < db || (da == db && a > b);
+    };
+    std::make_heap(order.begin(), order.end(), nearer);
+    for (std::int64_t j = 0; j < k_; ++j) {
+      if (count_[size(j)] > 0) continue;
+      std::int32_t point = -1;
+      while (point < 0 && !order.empty()) {
+        std::pop_heap(order.begin(), order.end(), nearer);
+        if (count_[size(labels_[size(order.back())])] > 1) point = order.back();
+        order.pop_back();
+      }
+      if (point < 0) return;
+      const std::int64_t from = labels_[size(point)];
+      const double weight = weights_ == nullptr ? 1 : weights_[point];
+      const T* x = set_.points().data + point * set_.points().row_stride;
+      for (std::int64_t f = 0; f < d_; ++f) {
+        sums_[size(from * d_ + f)] -= weight * x[f];
+        sums_[size(j * d_ + f)] = x[f];
+      }
+      weight_[size(from)] -= weight;
+      weight_[size(j)] = 1;
+      --count_[size(from)];
+      count_[size(j)] = 1;
+      stale_ = true;  // the sums no longer are those of the labels
+    }
+  }
+
+  // Centres from sums; a cluster without points keeps its own. Returns the sum of the squared distances they moved.
+  double move_centers() {
+    std::vector<double> shifts(size(k_));
+    run_pieces(k_, kCenters, [&](std::int64_t begin, std::int64_t end, std::int64_t) {
+      for (std::int64_t j = begin; j < end; ++j) {
+        if (count_[size(j)] == 0) continue;
+        const double* sum = sums_.data() + j * d_;
+        double divisor = weight_[size(j)];
+        if (options_.spherical) divisor = std::sqrt(std::inner_product(sum, sum + d_, sum, 0.0));
+        if (!(divisor > 0)) continue;
+        for (std::int64_t f = 0; f < d_; ++f) {
+          const T moved = static_cast<T>(sum[f] / divisor);
+          const double by = static_cast<double>(moved) - static_cast<double>(centers_[j * d_ + f]);
+          shifts[size(j)] += by * by;
+          centers_[j * d_ + f] = moved;
+        }
+      }
+      centroids_.pack(begin, end);
+    });
+    return std::accumulate(shifts.begin(), shifts.end(), 0.0);
+  }
+
+  std::int64_t n_, d_, k_;
+  Options options_;
+  const double* weights_;
+  T* centers_;
+  Frame<T> frame_;
+  PointSet<T> set_;
+  CentroidSet<T> centroids_;
+  Workspace packed_;
+  std::vector<std::int32_t> labels_, next_, members_;
+  std::vector<double> sums_, weight_;
+  std::vector<std::int64_t> count_, offsets_;
+  std::int64_t rounds_since_renewal_ = 0;
+  bool stale_ = true, fresh_ = false;
+};
+
+std::tuple<Tensor, Tensor, Tensor, Tensor> neighbors_kmeans_cpu(const Tensor& x, const Tensor& init,
+                                                                const std::optional<Tensor>& weights_given,
+                                                                std::int64_t max_iter, double tol, bool spherical,
+                                                                bool relocate) {
+  check_points(kOp, x);
+  const Element element = element_of(kOp, "x", x);
+  if (init.dim() != 2 || init.size(1) != x.size(1))
+    refuse(kOp, ": init must be [k, d] with d = ", x.size(1), " like x, got shape ", shape_text(init));
+  check_centers(kOp, x, "init", init);
+  const std::int64_t n = x.size(0), k = init.size(0);
+  if (k > n) refuse(kOp, ": init must have at most n = ", n, " rows like x, got ", k);
+  if (max_iter < 1) refuse(kOp, ": max_iter must be positive, got ", max_iter);
+  if (!(tol >= 0)) refuse(kOp, ": tol must be zero or positive, got ", tol);
+  const ScalarType dtype = compute_dtype(element);
+  const PointWeights weights(kOp, x, weights_given);
+  Tensor centers = torch::stable::new_empty(init, {k, x.size(1)}, dtype);
+  Tensor labels = torch::stable::new_empty(x, {n}, ScalarType::Long);
+  Tensor inertia = torch::stable::new_empty(x, {}, ScalarType::Double);
+  Tensor n_iter = torch::stable::new_empty(x, {}, ScalarType::Long);
+  const auto run = [&](auto zero) {
+    using T = decltype(zero);
+    const Tensor rows = readable(x, dtype);
+    const Means means = measure(kOp, "x", rows_of(rows, element_of(kOp, "x", rows)));
+    const double largest = measure(kOp, "init", rows_of(init, element_of(kOp, "init", init))).largest;
+    torch::stable::copy_(centers, init);
+    Lloyd<T> lloyd(rows, weights.data(), static_cast<T*>(centers.mutable_data_ptr()), k, means, largest,
+                   {max_iter, tol, spherical, relocate});
+    *static_cast<std::int64_t*>(n_iter.mutable_data_ptr()) = lloyd.run();
+    lloyd.copy_labels(static_cast<std::int64_t*>(labels.mutable_data_ptr()));
+    *static_cast<double*>(inertia.mutable_data_ptr()) = lloyd.inertia();
+  };
+  element == Element::f64 ? run(0.0) : run(0.0F);
+  return {centers, labels, inertia, n_iter};
+}
+
+}  // namespace
+
+STABLE_TORCH_LIBRARY_FRAGMENT(gramian, m) {
+  m.def(
+      "neighbors_kmeans(Tensor x, Tensor init, Tensor? weights=None, int max_iter=100, float tol=0.0, "
+      "bool spherical=False, bool relocate=True) -> (Tensor, Tensor, Tensor, Tensor)");
+}
+STABLE_TORCH_LIBRARY_IMPL(gramian, CPU, m) { m.impl("neighbors_kmeans", TORCH_BOX(&neighbors_kmeans_cpu)); }
+
+}  // namespace gramian
