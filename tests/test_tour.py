@@ -42,7 +42,7 @@ def test_every_section_prints_and_draws(printed):
 def test_gramian_and_plain_torch_agree(printed):
     # A line of the comparison: work, two times, ratio, two sizes, ratio, difference.
     rows = re.findall(r"(?:MB|GB|unknown).* (\d\.\de[+-]\d\d)$", printed[0], re.MULTILINE)
-    assert len(rows) >= len(tour.SECTIONS)
+    assert len(rows) >= 5
     # torch.cdist loses digits where |x|^2 + |y|^2 - 2xy cancels: near 1e-5 of the largest here. A tie in K-means that
     # rounding decides the other way would move a centre by about a row in a cluster: near 1e-2.
     assert max(map(float, rows)) < 1e-2

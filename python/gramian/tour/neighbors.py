@@ -1,4 +1,4 @@
-"""Neighbours: what each layer makes of the images."""
+"""Neighbours and clusters: what each layer makes of the images."""
 
 from __future__ import annotations
 
@@ -19,39 +19,45 @@ if TYPE_CHECKING:
     from gramian.tour.subject import Subject
 
 _NEIGHBORS = 10
-_COLUMNS = {"same": "nearest: same digit", "dimension": "intrinsic dimension"}
+_ITERATIONS, _FEW_ITERATIONS = 300, 25
+_COLUMNS = {"same": "nearest: same digit", "learnability": "cluster learnability", "dimension": "intrinsic dimension"}
 
 
 def section(subject: Subject, measure: Measure) -> Section:
     """Measure every layer before and after training, and set the ops beside plain PyTorch."""
+    clusters = math.isqrt(len(subject.images))
     before, after = (representations(subject.snapshots[epoch], subject.images) for epoch in (0, -1))
     names = ["pixels", *(f"hidden layer {number}" for number in range(1, len(after) - 1)), "outputs"]
     course = [
-        [numbers(layer, subject.labels) for layer in pair]
-        for pair in progress(list(zip(before, after, strict=True)), "neighbours", "layer")
+        [numbers(layer, subject.labels, clusters) for layer in pair]
+        for pair in progress(list(zip(before, after, strict=True)), "neighbours and clusters", "layer")
     ]
 
     last = representations(subject.snapshots[-1], _shifted(subject.images, 1 if subject.quick else 3))[-2]
     size = "{} x {}".format(*last.shape)
     sides = [
         versus(f"{_NEIGHBORS} neighbours of {size}", measure, nearest, plain_nearest, last),
+        versus(f"{clusters} clusters of {size}", measure, cluster, plain_cluster, last, last[:clusters]),
+        versus("learnability of every layer", measure, learnability, plain_learnability, clusters, *after),
     ]
 
     last_hidden = course[-2]
     return Section(
-        title="Neighbours",
-        about="Of every layer, before → after training: how often the nearest image shows the same digit; the dimension "
-        "that the ratio of the distances to the two nearest tells.",
+        title="Neighbours and clusters",
+        about=f"Of every layer, before → after training: how often the nearest image shows the same digit; how well "
+        f"the nearest among the images before it predicts an image's cluster, of {clusters} by K-means, no labels used "
+        f"(arXiv:2206.01251); the dimension that the ratio of the two nearest distances tells.",
         header=("layer", *_COLUMNS.values()),
         rows=[
             (f"{name} ({layer.shape[1]})", *(f"{old[key]:.3g} → {new[key]:.3g}" for key in _COLUMNS))
             for name, layer, (old, new) in zip(names, after, course, strict=True)
         ],
         finding=f"In the last hidden layer training takes the intrinsic dimension from "
-        f"{last_hidden[0]['dimension']:.1f} to {last_hidden[1]['dimension']:.1f}.",
+        f"{last_hidden[0]['dimension']:.1f} to {last_hidden[1]['dimension']:.1f} and the learnability of clusters "
+        f"from {last_hidden[0]['learnability']:.2f} to {last_hidden[1]['learnability']:.2f}.",
         versus=sides,
-        figure=_figure(subject, names, after, course),
-        caption="every layer in its two main directions; its measures",
+        figure=_figure(subject, names, after, course, clusters),
+        caption="every layer in its two main directions; its measures; clusters of the pixels",
     )
 
 
@@ -65,12 +71,13 @@ def representations(network: nn.Sequential, images: Tensor) -> list[Tensor]:
     return layers
 
 
-def numbers(layer: Tensor, labels: Tensor) -> dict[str, float]:
-    """Leave-one-out accuracy of the nearest neighbour and intrinsic dimension (TwoNN) of one layer."""
+def numbers(layer: Tensor, labels: Tensor, clusters: int) -> dict[str, float]:
+    """Leave-one-out accuracy of the nearest neighbour, learnability and intrinsic dimension (TwoNN) of one layer."""
     two = neighbors.knn(layer, 2, exclude_self=True)
     first, second = two.distances.double().unbind(1)
     return {
         "same": float((labels[two.indices[:, 0]] == labels).double().mean()),
+        "learnability": float(learnability(clusters, layer)),
         "dimension": float((len(layer) - 1) / (second / first).log().sum()),
     }
 
@@ -86,6 +93,50 @@ def plain_nearest(x: Tensor) -> Tensor:
     return distances.topk(_NEIGHBORS, largest=False).values
 
 
+def cluster(x: Tensor, start: Tensor) -> Tensor:
+    """Centres of Lloyd's K-means."""
+    return neighbors.kmeans(x, len(start), init=start, max_iter=_FEW_ITERATIONS).centers
+
+
+def plain_cluster(x: Tensor, start: Tensor) -> Tensor:
+    """Centres of Lloyd's K-means."""
+    return _lloyd(x, start, _FEW_ITERATIONS)[0]
+
+
+def learnability(clusters: int, *layers: Tensor) -> Tensor:
+    """Share of rows whose K-means label is that of the nearest row before them, by cosine, for each layer."""
+    shares = []
+    for layer in layers:
+        x = nn.functional.normalize(layer)
+        labels = neighbors.kmeans(x, clusters, init=x[:clusters], max_iter=_ITERATIONS).labels
+        past = neighbors.knn(x, 1, causal=True).indices[1:, 0]  # the first row has none, and counts as missed
+        shares.append((labels[past] == labels[1:]).sum() / len(x))
+    return torch.stack(shares)
+
+
+def plain_learnability(clusters: int, *layers: Tensor) -> Tensor:
+    """Share of rows whose K-means label is that of the nearest row before them, by cosine, for each layer."""
+    shares = []
+    for layer in layers:
+        x = nn.functional.normalize(layer)
+        labels = _lloyd(x, x[:clusters], _ITERATIONS)[1]
+        future = torch.ones(len(x), len(x), dtype=torch.bool).triu()
+        past = torch.cdist(x, x).masked_fill_(future, math.inf)[1:].argmin(1)
+        shares.append((labels[past] == labels[1:]).sum() / len(x))
+    return torch.stack(shares)
+
+
+def _lloyd(x: Tensor, centers: Tensor, iterations: int) -> tuple[Tensor, Tensor]:
+    labels = torch.full((len(x),), -1)
+    for _ in range(iterations):
+        old, labels = labels, torch.cdist(x, centers).argmin(1)
+        if torch.equal(old, labels):
+            break
+        counts = labels.bincount(minlength=len(centers))[:, None]
+        centers = torch.zeros_like(centers).index_add_(0, labels, x) / counts
+    return centers, labels
+
+
 def _shifted(images: Tensor, side: int) -> Tensor:
     """Every image, moved by up to a pixel each way: `side` squared as many."""
     squares = nn.functional.pad(images.view(-1, 8, 8), (side // 2,) * 4)
@@ -94,10 +145,12 @@ def _shifted(images: Tensor, side: int) -> Tensor:
     )
 
 
-def _figure(subject: Subject, names: list[str], layers: list[Tensor], course: list[list[dict[str, float]]]) -> Figure:
-    figure = plot.figure(11, 6)
-    panels: Any = figure.subfigures(2, 1)
-    clouds, measures = panels
+def _figure(
+    subject: Subject, names: list[str], layers: list[Tensor], course: list[list[dict[str, float]]], clusters: int
+) -> Figure:
+    figure = plot.figure(11, 8)
+    panels: Any = figure.subfigures(3, 1, height_ratios=(1.1, 1.2, 1))
+    clouds, measures, centers = panels
     clouds.suptitle("Layers after training, in their two main directions, coloured by digit", fontsize=10)
     for axis, name, layer in zip(clouds.subplots(1, len(layers)), names, layers, strict=True):
         centered = layer - layer.mean(0)
@@ -115,4 +168,13 @@ def _figure(subject: Subject, names: list[str], layers: list[Tensor], course: li
         axis.set_xticks(range(len(names)), [name.replace("hidden layer", "hidden") for name in names])
     axis.legend()
 
+    found = neighbors.kmeans(subject.images, clusters, init=subject.images[:clusters], max_iter=_ITERATIONS)
+    order = found.labels.bincount(minlength=clusters).argsort(descending=True)
+    tiles = nn.functional.pad(found.centers[order].view(-1, 8, 8), (1, 1, 1, 1))
+    across = math.ceil(clusters / 3)
+    tiles = torch.cat([tiles, tiles.new_zeros(3 * across - clusters, 10, 10)])
+    axis = centers.subplots()
+    axis.imshow(tiles.view(3, across, 10, 10).transpose(1, 2).reshape(30, -1), cmap="gray_r")
+    axis.set_title(f"Centres of {clusters} clusters of the pixels, largest first", loc="center")
+    plot.picture(axis)
     return figure
