@@ -1,5 +1,6 @@
 # The kernels, once per instruction set. Their sources use no standard library, so no symbol of theirs is weak and the
 # linker can never keep an AVX-512 copy of a shared inline function for the whole program (tests/test_build.py checks).
+set(GRAMIAN_ISAS)
 set(GRAMIAN_KERNEL_OBJECTS)
 
 function(gramian_add_isa isa)
@@ -10,8 +11,10 @@ function(gramian_add_isa isa)
   target_compile_options(kernels_${isa} PRIVATE -O3 -ffp-contract=fast -fno-math-errno -fno-trapping-math
                          -fno-exceptions -fno-rtti -fno-asynchronous-unwind-tables -Wno-maybe-uninitialized
                          -Wno-psabi ${ARGN})
-  list(APPEND GRAMIAN_KERNEL_OBJECTS $<TARGET_OBJECTS:kernels_${isa}>)
-  set(GRAMIAN_KERNEL_OBJECTS ${GRAMIAN_KERNEL_OBJECTS} PARENT_SCOPE)
+  set(GRAMIAN_FLAGS_${isa} -ffp-contract=fast -fno-math-errno -fno-trapping-math -Wno-maybe-uninitialized -Wno-psabi
+                           ${ARGN} PARENT_SCOPE)
+  set(GRAMIAN_ISAS ${GRAMIAN_ISAS} ${isa} PARENT_SCOPE)
+  set(GRAMIAN_KERNEL_OBJECTS ${GRAMIAN_KERNEL_OBJECTS} $<TARGET_OBJECTS:kernels_${isa}> PARENT_SCOPE)
 endfunction()
 
 if(CMAKE_SYSTEM_PROCESSOR MATCHES "x86_64|AMD64")

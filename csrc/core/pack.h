@@ -119,7 +119,7 @@ void pack_panel(const Rows& source, std::int64_t row, int rows, std::int64_t fir
 #pragma GCC unroll 16
       for (int r = 0; r < kN; ++r) {
         square[r] = Vec<T>{};
-        if (w + r < rows) {
+        if (w + r < kWidth && w + r < rows) {
           square[r] = load_at<T>(source, offset[w + r] + k * source.col_stride, features) - shift;
           if (affine.scale != nullptr) square[r] *= affine.scale[row + w + r];
         }
