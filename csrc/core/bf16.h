@@ -39,15 +39,13 @@ void pack_block_bf16(const Rows& source, std::int64_t row, std::int64_t rows, co
         if (depth % 2 == 1)
           for (int w = 0; w < kWidth; ++w) unrounded[depth * kWidth + w] = 0;
         for (std::int64_t k = 0; k < depth; k += 2, packed += kWidth)
-          for (int w = 0; w < kWidth; w += 4) {  // 4 divides every panel width; the compiler joins them into vectors
-            for (int l = w; l < w + 4; ++l) {
-              std::uint32_t even, odd;
-              __builtin_memcpy(&even, unrounded + k * kWidth + l, 4);
-              __builtin_memcpy(&odd, unrounded + (k + 1) * kWidth + l, 4);
-              even = (even + 0x7FFF + (even >> 16 & 1)) >> 16;
-              odd = (odd + 0x7FFF + (odd >> 16 & 1)) & 0xFFFF0000;
-              packed[l].word = even | odd;
-            }
+          for (int l = 0; l < kWidth; ++l) {
+            std::uint32_t even, odd;
+            __builtin_memcpy(&even, unrounded + k * kWidth + l, 4);
+            __builtin_memcpy(&odd, unrounded + (k + 1) * kWidth + l, 4);
+            even = (even + 0x7FFF + (even >> 16 & 1)) >> 16;
+            odd = (odd + 0x7FFF + (odd >> 16 & 1)) & 0xFFFF0000;
+            packed[l].word = even | odd;
           }
       }
     }

@@ -84,7 +84,7 @@ GRAMIAN_INLINE Vec<T> log(Vec<T> x) {
   constexpr T kSmallest = sizeof(T) == 4 ? static_cast<T>(0x1p-126) : static_cast<T>(0x1p-1022);
   constexpr T kLift = static_cast<T>(std::int64_t{1} << F::kMantissa);
   const IntVec<T> subnormal = x < kSmallest;
-  const Vec<T> lifted = subnormal ? x * kLift : x;
+  const Vec<T> positive = x > 0 ? x : broadcast(static_cast<T>(1)), lifted = subnormal ? positive * kLift : positive;
   constexpr T kRootHalf = static_cast<T>(0.70710678118654752440);
   const IntVec<T> offset = bit_cast<IntVec<T>>(lifted) - bit_cast<IntVec<T>>(broadcast(kRootHalf));
   const IntVec<T> exponent = (offset >> F::kMantissa) + (subnormal & -F::kMantissa);
