@@ -1,10 +1,9 @@
 # `make tour` and `make test` need python3, make and a C++20 compiler; the rest comes from PyPI, into VENV.
 PYTHON ?= python3
 VENV ?= .venv
-# A torch that VENV already has is used as it is. Else this one, as the CPU build that torch's own index has; with
-# TORCH_INDEX= empty, whatever PyPI has.
+# A torch that VENV already has is used as it is, else this one. Where pip's index has only a CUDA build, and a CPU build is
+# wanted, name its index in PIP_EXTRA_INDEX_URL or its folder in PIP_FIND_LINKS.
 TORCH ?= torch==2.13.0
-TORCH_INDEX ?= https://download.pytorch.org/whl/cpu
 
 bin := $(abspath $(VENV))/bin
 export PATH := $(bin):$(PATH)
@@ -55,9 +54,7 @@ $(tools): pyproject.toml tools/preflight.py
 	@$(bin)/python tools/preflight.py
 	@echo "installing the build tools and torch (unless $(VENV) has one)"
 	@$(pip) install "pip>=22" "scikit-build-core>=0.11" "pybind11>=3.0" "cmake>=3.25" "ninja>=1.10" "numpy>=1.26"
-	@$(bin)/python -c "import importlib.metadata as m; m.version('torch')" 2>/dev/null || { \
-	  test -z "$(TORCH_INDEX)" || $(pip) install --retries 0 --no-deps --index-url $(TORCH_INDEX) $(TORCH) 2>/dev/null; \
-	  $(pip) install $(TORCH); }
+	@$(bin)/python -c "import importlib.metadata as m; m.version('torch')" 2>/dev/null || $(pip) install $(TORCH)
 	@touch $@
 
 $(built): $(tools) $(sources)
@@ -66,9 +63,8 @@ $(built): $(tools) $(sources)
 	@touch $@
 
 # Python sources are used in place, so only pyproject.toml can change what an extra needs.
-$(built)-lint: extra := dev
 $(built)-%: extra = $*
 $(built)-%: pyproject.toml | $(built)
 	@echo "installing what gramian[$(extra)] needs"
-	@$(pip) install "gramian[$(extra)]"
+	@$(pip) install "gramian[$(extra)]" "torch==$$($(bin)/python -c "import importlib.metadata as m; print(m.version('torch'))")"
 	@touch $@
