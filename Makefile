@@ -37,7 +37,7 @@ docs: $(built)-demo $(built)-test
 bench: $(built)-bench
 	@$(bin)/python -m benchmarks $(BENCH)
 
-lint: $(built)-lint
+lint: $(built)-demo $(built)-lint
 	@$(bin)/ruff check .
 	@$(bin)/ruff format --check .
 	@$(bin)/mypy
