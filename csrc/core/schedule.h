@@ -90,11 +90,12 @@ class Schedule {
   std::condition_variable released_;
 };
 
-// Rows of a block: big enough that packing (one element per 2 * rows flops) is noise, small enough for eight blocks a side
-// to share among workers. A multiple of every level's tile, so that only the last block of a matrix has a ragged edge.
-inline std::int64_t block_rows(std::int64_t rows) {
+// Rows of a block: big enough that packing (one element per `rows` flops) is noise, small enough that there are `blocks` of
+// them to share among workers. A multiple of every level's tile, so that only the last block of a matrix has a ragged
+// edge. A sum whose order is that of its blocks must not let them depend on the number of threads.
+inline std::int64_t block_rows(std::int64_t rows, std::int64_t blocks = 4) {
   constexpr std::int64_t kTileMultiple = 96, kMost = 2112;
-  const std::int64_t wanted = (rows / 8 + kTileMultiple - 1) / kTileMultiple * kTileMultiple;
+  const std::int64_t wanted = (rows / blocks + kTileMultiple - 1) / kTileMultiple * kTileMultiple;
   return wanted < kTileMultiple ? kTileMultiple : wanted > kMost ? kMost : wanted;
 }
 

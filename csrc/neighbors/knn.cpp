@@ -194,8 +194,8 @@ class Search {
   // Blocks, and the lists. A few queries against many rows would keep few workers busy, as a block owns its rows of x:
   // then the rows of y are dealt out to several sets of lists, joined at the end.
   void plan(bool self) {
-    y_block_ = block_rows(y_rows_);
-    x_block_ = self ? y_block_ : block_rows(8 * x_rows_);
+    y_block_ = block_rows(y_rows_, 4 * worker_count(y_rows_));  // in a symmetric sweep each worker owns two
+    x_block_ = self ? y_block_ : block_rows(x_rows_, 1);
     x_blocks_ = block_count(x_rows_, x_block_);
     if (!self && x_blocks_ > 0)
       parts_ = std::clamp<std::int64_t>(kFewestTasks / x_blocks_, 1,
