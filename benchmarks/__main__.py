@@ -92,10 +92,10 @@ def _report(arguments: list[str]) -> int:
 
 def _readme(arguments: list[str]) -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks readme", description="Renew the table in the README.")
-    parser.add_argument("results", type=Path)
+    parser.add_argument("results", type=Path, nargs="+")
     parser.add_argument("--readme", type=Path, default=HERE.parent / "README.md")
     options = parser.parse_args(arguments)
-    table = report.render_readme(report.load(options.results))
+    table = report.render_readme([report.load(path) for path in options.results])
     text = options.readme.read_text(encoding="utf-8")
     options.readme.write_text(report.replace_between_markers(text, table), encoding="utf-8")
     return 0

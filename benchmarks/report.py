@@ -109,11 +109,14 @@ def render(results: Results) -> str:
     return "\n\n".join(parts) + "\n"
 
 
-def render_readme(results: Results) -> str:
-    """Return the short table: one line for each op, dtype, thread count and peer, over all cases of the run."""
-    machine = results["machine"]
-    where = f"{machine['cpu']}, {machine['isa']}, torch {machine['torch']}, {machine['date'][:10]}."
-    return "\n\n".join([where, *_doubts(results), SUMMARY_LEGEND, _summary(results["rows"])])
+def render_readme(runs: Sequence[Results]) -> str:
+    """Return the short table of one or more runs: a line for each op, dtype and peer, at the most threads, over all cases."""
+    wheres = {
+        f"{m['cpu']}, {m['isa']}, {m['cores']} cores, torch {m['torch']}" for m in (run["machine"] for run in runs)
+    }
+    rows = [row for run in runs for row in run["rows"] if row["threads"] == max(r["threads"] for r in run["rows"])]
+    doubts = [doubt for run in runs for doubt in _doubts(run)]
+    return "\n\n".join(["; ".join(sorted(wheres)) + ".", *doubts, SUMMARY_LEGEND, _summary(rows)])
 
 
 def replace_between_markers(text: str, table: str) -> str:

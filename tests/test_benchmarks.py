@@ -222,7 +222,7 @@ def test_limits_are_measured() -> None:
 def test_null_that_excludes_one_distrusts_the_run() -> None:
     results = _results(_row(_peer_row()), null_band=(1.01, 1.08))
     assert not results["trusted"]
-    for text in (report.render(results), report.render_readme(results)):
+    for text in (report.render(results), report.render_readme([results])):
         assert (
             "NOT TRUSTED: ours against ours is not 1.00 (toy.squares n=10 float32, 1 thread: 1.01-1.08). Rerun" in text
         )
@@ -240,7 +240,9 @@ def test_losing_case_stays_and_is_marked() -> None:
 
 def test_summary_is_the_geometric_mean_over_all_cases() -> None:
     rows = [_row(_peer_row(ratio=ratio, band=[ratio, ratio]), case=f"n={ratio}") for ratio in (0.5, 2.0, 8.0)]
-    text = report.render_readme(_results(*rows, _row(_peer_row(seconds=None, ratio=None, band=None, failure="absent"))))
+    text = report.render_readme(
+        [_results(*rows, _row(_peer_row(seconds=None, ratio=None, band=None, failure="absent")))]
+    )
     cells = [cell.strip() for cell in text.splitlines()[-1].split("|")[1:-1]]
     assert cells == [
         "toy.squares float32, 1 thread",
@@ -281,16 +283,20 @@ def test_results_survive_the_file(tmp_path: Path, capsys: pytest.CaptureFixture[
 
 
 def test_readme_table_is_replaced_between_its_markers(tmp_path: Path) -> None:
-    results, readme = tmp_path / "results.json", tmp_path / "README.md"
-    report.save(_results(_row(_peer_row())), results)
+    readme = tmp_path / "README.md"
+    one, other = tmp_path / "one.json", tmp_path / "other.json"
+    report.save(_results(_row(_peer_row(name="slow"), threads=1), _row(_peer_row(), threads=2)), one)
+    report.save(_results(_row(_peer_row(name="rival"))), other)
     readme.write_text(f"before\n{report.README_BEGIN}\nstale line\n{report.README_END}\nafter\n", encoding="utf-8")
     for _ in range(2):  # twice: the markers must survive
-        assert command.main(["readme", str(results), "--readme", str(readme)]) == 0
+        assert command.main(["readme", str(one), str(other), "--readme", str(readme)]) == 0
     text = readme.read_text(encoding="utf-8")
     assert text.startswith(f"before\n{report.README_BEGIN}\n")
     assert text.endswith(f"\n{report.README_END}\nafter\n")
     assert "stale line" not in text
     assert text.count("peer 1.0") == 1
+    assert "rival" in text
+    assert "slow" not in text  # only the run's most threads
 
 
 @pytest.mark.parametrize("text", ["", report.README_BEGIN, report.README_END + report.README_BEGIN])

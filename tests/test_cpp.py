@@ -1,11 +1,13 @@
 """The C++ tests of the engine, plain and under sanitizers; no torch and no Python in those programs."""
 
+import shutil
 import subprocess
 from pathlib import Path
 
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
+MISSING = [tool for tool in ("cmake", "ninja", "ctest", "c++") if shutil.which(tool) is None]
 
 
 def run(*command: str | Path) -> str:
@@ -15,6 +17,7 @@ def run(*command: str | Path) -> str:
 
 
 @pytest.mark.slow
+@pytest.mark.skipif(bool(MISSING), reason=f"needs {', '.join(MISSING)}: `make test` brings CMake and ninja")
 @pytest.mark.parametrize("sanitize", ["", "address,undefined", "thread"], ids=["plain", "address", "thread"])
 def test_cpp(tmp_path, sanitize):
     options = (
