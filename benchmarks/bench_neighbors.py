@@ -83,6 +83,7 @@ def _self(n: int, d: int, k: int, rounds: int = 4) -> Case:
         peers=_peers(lambda search: lambda x: search(x, x, k + 1), "k + 1"),
         flops=float(n) * n * d,
         bytes=4.0 * n * d + 12.0 * n * k,
+        bf16_filter=True,
         error=lambda result, x: _error(result, x, x, k, self_search=True),
         rounds=rounds,
         memory=n > 10_000,
@@ -103,6 +104,7 @@ def _query(n: int, m: int, d: int, k: int) -> Case:
         peers=_peers(lambda search: lambda xy: search(*xy, k), "k"),
         flops=2.0 * n * m * d,
         bytes=4.0 * (n + m) * d + 12.0 * n * k,
+        bf16_filter=True,
         error=lambda result, xy: _error(result, *xy, k, self_search=False),
         rounds=4,
     )

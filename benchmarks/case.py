@@ -47,6 +47,7 @@ class Case:
         bytes: memory traffic that no implementation can avoid: each input read once, each output written once.
         error: takes a result and the inputs and returns the error against a wider reference; a string instead says why
             there is none.
+        bf16_filter: products in bfloat16 may do the work, so the limit is their peak where the processor has them.
         rounds: even. Each side runs once in each.
         memory: measure the peak memory of each side too, each in a fresh process.
     """
@@ -60,6 +61,7 @@ class Case:
     bytes: float
     error: Callable[[Any, Any], float] | str
     peers: list[Peer] = field(default_factory=list)
+    bf16_filter: bool = False
     rounds: int = 10
     memory: bool = False
 

@@ -28,6 +28,7 @@ class Limits(TypedDict):
     threads: int
     peak_gflops_f32: float
     peak_gflops_f64: float
+    peak_gflops_bf16: float
     memory_gbs: float
 
 
@@ -99,6 +100,7 @@ def limits(threads: int, seconds: float = 0.2) -> Limits:
         "threads": threads,
         "peak_gflops_f32": _fma_peak("float32", threads, seconds),
         "peak_gflops_f64": _fma_peak("float64", threads, seconds),
+        "peak_gflops_bf16": _fma_peak("bfloat16", threads, seconds),
         "memory_gbs": max(copy, read) / 1e9,
     }
 
@@ -115,9 +117,11 @@ def fraction_of_limit(
 
     Traffic that fits the last cache can stay there from call to call, so memory is then no limit. Twice the cache,
     because two sets of inputs take turns. Anything but float64 is held against the float32 peak, in which 16-bit types
-    accumulate.
+    accumulate, or the bfloat16 peak if the case says that such a filter may do the work.
     """
     peak = limit["peak_gflops_f64" if case.dtype == "float64" else "peak_gflops_f32"]
+    if case.bf16_filter:
+        peak = max(peak, limit["peak_gflops_bf16"])
     flops_seconds = case.flops / (peak * 1e9)
     bytes_seconds = case.bytes / (limit["memory_gbs"] * 1e9) if case.bytes > 2 * cache_bytes else 0.0
     if bytes_seconds > flops_seconds:

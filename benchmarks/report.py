@@ -191,6 +191,7 @@ def _head(results: Results, op: str, threads: int) -> str:
 def _limits(limit: Limits) -> str:
     return (
         f"{limit['peak_gflops_f32']:.0f} GFLOP/s float32, {limit['peak_gflops_f64']:.0f} GFLOP/s float64, "
+        f"{limit['peak_gflops_bf16']:.0f} GFLOP/s bfloat16, "
         f"{limit['memory_gbs']:.0f} GB/s"
     )
 

@@ -16,9 +16,13 @@ namespace gramian {
 namespace {
 
 double fma_peak(const std::string& dtype, double seconds) {
-  if (dtype != "float32" && dtype != "float64") refuse("fma_peak: dtype must be float32 or float64, got ", dtype);
+  const bool bf16 = dtype == "bfloat16";
+  if (dtype != "float32" && dtype != "float64" && !bf16)
+    refuse("fma_peak: dtype must be float32, float64 or bfloat16, got ", dtype);
+  if (bf16 && !has_bf16_dot()) return 0;
   if (!(seconds > 0)) refuse("fma_peak: seconds must be positive, got ", seconds);
-  const auto run = dtype == "float32" ? active_probe().fma_f32 : active_probe().fma_f64;
+  const auto& probe = active_probe();
+  const auto run = bf16 ? probe.fma_bf16 : dtype == "float32" ? probe.fma_f32 : probe.fma_f64;
   using Clock = std::chrono::steady_clock;
   const auto begin = Clock::now();
   double best = 0;
@@ -53,5 +57,5 @@ PYBIND11_MODULE(_C, m) {
       "Lower (or raise again) the level that the kernels run on.");
   m.def("build_info", &build_info, "Version, compiler and torch of this build.");
   m.def("fma_peak", &fma_peak, py::arg("dtype"), py::arg("seconds") = 0.2, py::call_guard<py::gil_scoped_release>(),
-        "Measured fused multiply-add peak of one core, in GFLOP/s.");
+        "Measured fused multiply-add peak of one core, in GFLOP/s; 0 for bfloat16 where there is no such instruction.");
 }

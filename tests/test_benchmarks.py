@@ -75,7 +75,13 @@ CASES = [
     ),
 ]
 HASTE = harness.Effort(turn_seconds=0.0, limit_seconds=0.01)
-LIMIT: Limits = {"threads": 1, "peak_gflops_f32": 200.0, "peak_gflops_f64": 100.0, "memory_gbs": 40.0}
+LIMIT: Limits = {
+    "threads": 1,
+    "peak_gflops_f32": 200.0,
+    "peak_gflops_f64": 100.0,
+    "peak_gflops_bf16": 400.0,
+    "memory_gbs": 40.0,
+}
 
 
 @pytest.fixture(scope="module")
@@ -195,6 +201,7 @@ def test_band_is_judged_as_printed(band: tuple[float, float], *, excluded: bool)
         ({"dtype": "float32", "flops": 50e9}, 0.25, "flops"),
         ({"dtype": "float64", "flops": 50e9}, 0.5, "flops"),
         ({"dtype": "bfloat16", "flops": 300e9}, 1.5, "flops"),
+        ({"flops": 300e9, "bf16_filter": True}, 0.75, "flops"),
         ({"flops": 1e9, "bytes": 10e9}, 0.25, "bytes"),
         ({"flops": 1e9, "bytes": 2000.0}, 0.01, "flops"),  # fits twice into the cache: memory is no limit
     ],

@@ -23,6 +23,21 @@ double fma(std::int64_t steps) {
   return 2.0 * kChains * kLanes<T> * static_cast<double>(steps);
 }
 
+#if defined(__AVX512F__)
+double fma_bf16(std::int64_t steps) {
+  constexpr int kChains = 24;
+  f32xN chain[kChains] = {};
+  const f32xN pairs = {};
+  for (std::int64_t step = 0; step < steps; ++step) {
+#pragma GCC unroll 24
+    for (int c = 0; c < kChains; ++c) asm volatile("vdpbf16ps %1, %1, %0" : "+v"(chain[c]) : "v"(pairs));
+  }
+  return 4.0 * kChains * kLanes<float> * static_cast<double>(steps);
+}
+#else
+constexpr double (*fma_bf16)(std::int64_t) = nullptr;
+#endif
+
 template <class T>
 double tile(std::int64_t depth, std::int64_t repeats, void* scratch) {
   T* rows = static_cast<T*>(scratch);
@@ -77,6 +92,7 @@ double square_sum(const Rows& x, std::int64_t x_row, std::int64_t x_rows, const 
 
 }  // namespace
 
-extern const ProbeKernels probe{fma<float>, fma<double>, tile<float>, tile<double>, square_sum_scratch, square_sum};
+extern const ProbeKernels probe{fma<float>,   fma<double>,        fma_bf16,  tile<float>,
+                                tile<double>, square_sum_scratch, square_sum};
 
 }  // namespace gramian::GRAMIAN_ISA

@@ -11,6 +11,7 @@ struct ProbeKernels {
   // Runs `steps` rounds of independent FMAs in registers; returns the flops done. Nothing is loaded or stored.
   double (*fma_f32)(std::int64_t steps);
   double (*fma_f64)(std::int64_t steps);
+  double (*fma_bf16)(std::int64_t steps);  // bfloat16 pairs, where has_bf16_dot(); else null
   // The same tile again and again from panels in L1; returns the flops done.
   double (*tile_f32)(std::int64_t depth, std::int64_t repeats, void* scratch);
   double (*tile_f64)(std::int64_t depth, std::int64_t repeats, void* scratch);
