@@ -174,11 +174,11 @@ CASES = [
     case(256, "full", rounds=10, peers=("torch", "nngeometry")),
     case(8, "full", rounds=10, peers=("torch", "nngeometry", "torch.func")),
     case(101, "full", rounds=2, peers=("torch", "nngeometry", "torch.func")),
-    case(256, "trace", rounds=2, peers=("torch.func",)),
-    case(256, "full", rounds=2, peers=("torch.func",)),
     case(1024, "trace", rounds=6, peers=("torch", "nngeometry")),
     case(1024, "full", rounds=4, peers=("torch", "nngeometry")),
     gram_case(256, 64, 128, "auto", rounds=10),
     gram_case(256, 8, 256, "hadamard", rounds=10),
     gram_case(97, 4, 1024, "auto", rounds=10),
+    case(256, "trace", rounds=2, peers=("torch.func",)),  # minutes
+    case(256, "full", rounds=2, peers=("torch.func",)),
 ]
