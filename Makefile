@@ -41,7 +41,7 @@ lint: $(built)-demo $(built)-lint
 	@$(bin)/ruff check .
 	@$(bin)/ruff format --check .
 	@$(bin)/mypy
-	@find csrc tests -name '*.cpp' -o -name '*.h' -o -name '*.cu' | xargs $(bin)/clang-format --dry-run --Werror
+	@find csrc tests -name '*.cpp' -o -name '*.h' -o -name '*.cu' -o -name '*.cuh' | xargs $(bin)/clang-format --dry-run --Werror
 
 install: $(built)
 

@@ -41,7 +41,7 @@ py::dict build_info() {
   info["compiler"] = "g++ " __VERSION__;
   info["built_with_torch"] = GRAMIAN_TORCH;
   info["oldest_torch"] = "2.10";
-  info["cuda"] = false;
+  info["cuda"] = GRAMIAN_WITH_CUDA != 0;
   return info;
 }
 

@@ -30,12 +30,12 @@ def test_cpp(tmp_path, sanitize):
         options += ("-DCMAKE_CXX_FLAGS_RELEASE=-O1",)  # -O3 under sanitizers takes minutes to compile
     run("cmake", "-S", ROOT, "-B", tmp_path, "-G", "Ninja", *options)
     # Threads meet in the schedule alone; the other programs have one.
-    targets = ["test_schedule"] if sanitize == "thread" else ["test_core_baseline", "test_schedule"]
+    targets = ["test_schedule"] if sanitize == "thread" else ["test_core_baseline", "test_cuda", "test_schedule"]
     if sanitize != "thread":
         targets += [
             t for t in ("test_core_avx2", "test_core_avx512") if t in run("ninja", "-C", tmp_path, "-t", "targets")
         ]
     run("cmake", "--build", tmp_path, "--target", *targets)
-    chosen = "schedule" if sanitize == "thread" else "core|schedule"
+    chosen = "schedule" if sanitize == "thread" else "core|cuda|schedule"
     report = run("ctest", "--test-dir", tmp_path, "--output-on-failure", "-R", chosen)
     assert "100% tests passed" in report

@@ -1,23 +1,16 @@
 // gramian::gram_square_sum: |X Yᵀ|_F^2 without X Yᵀ, the plainest sweep there is.
 #include <vector>
 
+#include "core/gram_square_sum.h"
 #include "core/parallel.h"
 #include "core/probe_kernel.h"
-#include "core/tensor.h"
 #include "core/workspace.h"
 
 namespace gramian {
 namespace {
 
-constexpr const char* kOp = "gram_square_sum";
-
 Tensor gram_square_sum_cpu(const Tensor& x, const Tensor& y) {
-  if (x.dim() != 2) refuse(kOp, ": x must be [n, d], got shape ", shape_text(x));
-  if (y.dim() != 2) refuse(kOp, ": y must be [m, d], got shape ", shape_text(y));
-  const Element element = element_of(kOp, "x", x);
-  check_same(kOp, "y", y, "x", x);
-  if (y.size(1) != x.size(1)) refuse(kOp, ": y must have d = ", x.size(1), " columns like x, got ", y.size(1));
-
+  const Element element = check_gram_square_sum(x, y);
   const Rows a = rows_of(x, element), b = rows_of(y, element);
   const auto& kernel = GRAMIAN_KERNELS(probe);
   const std::int64_t a_block = block_rows(a.rows), b_block = block_rows(b.rows);
@@ -40,7 +33,7 @@ Tensor gram_square_sum_cpu(const Tensor& x, const Tensor& y) {
 
 const ProbeKernels& active_probe() { return GRAMIAN_KERNELS(probe); }
 
-STABLE_TORCH_LIBRARY_FRAGMENT(gramian, m) { m.def("gram_square_sum(Tensor x, Tensor y) -> Tensor"); }
+STABLE_TORCH_LIBRARY_FRAGMENT(gramian, m) { m.def(kGramSquareSumSchema); }
 STABLE_TORCH_LIBRARY_IMPL(gramian, CPU, m) { m.impl("gram_square_sum", TORCH_BOX(&gram_square_sum_cpu)); }
 
 }  // namespace gramian

@@ -39,19 +39,6 @@ GRAMIAN_INLINE T convert(const Rows& source, std::int64_t at) {
   }
 }
 
-GRAMIAN_INLINE std::int64_t row_offset(const Rows& source, std::int64_t row) {
-  const std::int64_t nested = source.middle.size * source.inner.size;
-  if (nested == 1) return row * source.row_stride;
-  const std::int64_t within = row % nested;
-  return row / nested * source.row_stride + within / source.inner.size * source.middle.stride +
-         within % source.inner.size * source.inner.stride;
-}
-
-GRAMIAN_INLINE std::int64_t feature_offset(const Rows& source, std::int64_t feature) {
-  if (source.part == 0) return feature * source.col_stride;
-  return feature / source.part * source.part_stride + feature % source.part * source.col_stride;
-}
-
 // `count` values of a row from offset `at` on; lanes past them are zero.
 template <class T>
 GRAMIAN_INLINE Vec<T> load_at(const Rows& source, std::int64_t at, int count) {

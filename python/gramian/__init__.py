@@ -11,6 +11,7 @@ try:
 except ImportError as error:
     raise ImportError(f"gramian's compiled part does not load, build it again with `make install`: {error}") from error
 
+from . import _cuda as _cuda  # loads the CUDA kernels
 from . import engine, neighbors, ntk
 from ._warnings import NumericalWarning
 

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 import gramian
-from gramian import _C
+from gramian import _C, _cuda
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -36,7 +36,7 @@ def info() -> dict[str, Any]:
         "threads": torch.get_num_threads(),
         "torch": str(torch.__version__),
         "python": sys.version.split()[0],
-        "cuda": {"kernels": build["cuda"], "why": _why_cuda(built=build["cuda"]), "torch": torch.version.cuda},
+        "cuda": {"kernels": build["cuda"], "why": _cuda.status, "torch": torch.version.cuda},
         "installed in": str(Path(_C.__file__).parent),
     }
 
@@ -45,14 +45,6 @@ def _processor() -> str:
     lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
     names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
     return f"{names[0] if names else os.uname().machine}, {len(os.sched_getaffinity(0))} threads"
-
-
-def _why_cuda(*, built: bool) -> str:
-    if not built:
-        return "this build has no CUDA kernels"
-    if torch.version.cuda is None:
-        return "this torch has no CUDA"
-    return "ready" if torch.cuda.is_available() else "no CUDA device"
 
 
 def _info(options: argparse.Namespace) -> int:

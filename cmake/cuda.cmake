@@ -1,0 +1,58 @@
+# The CUDA library. GRAMIAN_CUDA=auto builds it where it can be used: nvcc is there and torch has CUDA. It needs neither a GPU
+# nor a CUDA torch to be built, so =on builds it for other machines, and is an error without nvcc.
+set(GRAMIAN_CUDA_OPS
+  csrc/core/cuda.cpp
+  csrc/core/gram_square_sum_cuda.cpp
+)
+set(GRAMIAN_CUDA_KERNELS
+  csrc/core/device.cu
+  csrc/core/gram_square_sum_kernel.cu
+)
+
+set(GRAMIAN_CUDA auto CACHE STRING "Build the CUDA library: auto, on or off")
+set_property(CACHE GRAMIAN_CUDA PROPERTY STRINGS auto on off)
+string(TOLOWER "${GRAMIAN_CUDA}" GRAMIAN_CUDA)
+if(NOT GRAMIAN_CUDA MATCHES "^(auto|on|off)$")
+  message(FATAL_ERROR "GRAMIAN_CUDA must be auto, on or off, got ${GRAMIAN_CUDA}")
+endif()
+
+set(GRAMIAN_WITH_CUDA OFF)
+if(GRAMIAN_CUDA STREQUAL on OR (GRAMIAN_CUDA STREQUAL auto AND EXISTS ${torch_root}/lib/libtorch_cuda.so))
+  # Machine code for what nvcc 13 knows of data-centre cards, and PTX of the newest for what comes.
+  set(CMAKE_CUDA_ARCHITECTURES 80-real 90-real 100-real 100-virtual CACHE STRING "CUDA architectures")
+  include(CheckLanguage)
+  check_language(CUDA)
+  if(CMAKE_CUDA_COMPILER)
+    enable_language(CUDA)
+    set(GRAMIAN_WITH_CUDA ON)
+  elseif(GRAMIAN_CUDA STREQUAL on)
+    message(FATAL_ERROR "GRAMIAN_CUDA=on needs nvcc 12.8 or newer, and there is none: install the CUDA toolkit, or name it with CUDACXX")
+  endif()
+endif()
+
+if(GRAMIAN_WITH_CUDA)
+  # Only implementations: the schemas are those of _ops_cpu. The CUDA runtime is linked in, so any CUDA torch will do.
+  add_library(_ops_cuda SHARED ${GRAMIAN_CUDA_OPS} ${GRAMIAN_CUDA_KERNELS})
+  target_include_directories(_ops_cuda PRIVATE csrc)
+  target_link_libraries(_ops_cuda PRIVATE torch_stable ${CMAKE_DL_LIBS})
+  target_link_options(_ops_cuda PRIVATE -Wl,-z,defs -Wl,--as-needed -Wl,--exclude-libs,ALL)
+  set_target_properties(_ops_cuda PROPERTIES
+    PREFIX "" BUILD_WITH_INSTALL_RPATH ON INSTALL_RPATH "$ORIGIN/../torch/lib"
+    CUDA_STANDARD 17 CUDA_STANDARD_REQUIRED ON CUDA_RUNTIME_LIBRARY Static CUDA_VISIBILITY_PRESET hidden)
+  install(TARGETS _ops_cuda DESTINATION gramian COMPONENT gramian)
+endif()
+
+# The same ops and kernels, the kernels compiled as C++ and run on the host (csrc/core/emulate.h): how they are tested
+# where there is no GPU.
+option(GRAMIAN_CUDA_EMULATED "Build the CUDA ops to run on the host, for tests" OFF)
+if(GRAMIAN_CUDA_EMULATED)
+  if(GRAMIAN_WITH_CUDA)
+    message(FATAL_ERROR "GRAMIAN_CUDA_EMULATED=ON needs GRAMIAN_CUDA=off: a source has one compiler")
+  endif()
+  add_library(_ops_emulated SHARED ${GRAMIAN_CUDA_OPS} ${GRAMIAN_CUDA_KERNELS})
+  target_include_directories(_ops_emulated PRIVATE csrc)
+  target_compile_definitions(_ops_emulated PRIVATE GRAMIAN_EMULATED)
+  target_link_libraries(_ops_emulated PRIVATE torch_stable)
+  set_target_properties(_ops_emulated PROPERTIES PREFIX "")
+  set_source_files_properties(${GRAMIAN_CUDA_KERNELS} PROPERTIES LANGUAGE CXX COMPILE_OPTIONS -xc++)
+endif()

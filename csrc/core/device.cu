@@ -1,0 +1,51 @@
+#include "core/device.cuh"
+
+namespace gramian::cuda {
+
+#if defined(__CUDACC__)
+
+int multiprocessors() {
+  int device = 0, count = 0;
+  check(cudaGetDevice(&device));
+  check(cudaDeviceGetAttribute(&count, cudaDevAttrMultiProcessorCount, device));
+  return count;
+}
+
+std::int64_t memory_bytes() {
+  std::size_t unused = 0, all = 0;
+  check(cudaMemGetInfo(&unused, &all));
+  return static_cast<std::int64_t>(all);
+}
+
+void read_back(void* host, const void* device, std::size_t bytes, Stream stream) {
+  check(cudaMemcpyAsync(host, device, bytes, cudaMemcpyDeviceToHost, static_cast<cudaStream_t>(stream)));
+  check(cudaStreamSynchronize(static_cast<cudaStream_t>(stream)));
+}
+
+void set_zero(void* device, std::size_t bytes, Stream stream) {
+  check(cudaMemsetAsync(device, 0, bytes, static_cast<cudaStream_t>(stream)));
+}
+
+#else
+
+int multiprocessors() { return 3; }  // few, so that a block of a persistent grid has several tiles
+std::int64_t memory_bytes() { return std::int64_t{1} << 33; }
+void read_back(void* host, const void* device, std::size_t bytes, Stream) { std::memcpy(host, device, bytes); }
+void set_zero(void* device, std::size_t bytes, Stream) { std::memset(device, 0, bytes); }
+
+#endif
+
+}  // namespace gramian::cuda
+
+#if defined(__CUDACC__)
+// For `gramian info`: 13000 for CUDA 13.0, 0 without a driver. Starts nothing on the device.
+extern "C" __attribute__((visibility("default"))) int gramian_cuda_driver() {
+  int version = 0;
+  return cudaDriverGetVersion(&version) == cudaSuccess ? version : 0;
+}
+extern "C" __attribute__((visibility("default"))) int gramian_cuda_runtime() { return CUDART_VERSION; }
+#else
+extern "C" __attribute__((visibility("default"))) void gramian_thread_order(unsigned order) {
+  gramian::emulated::thread_order = order;
+}
+#endif

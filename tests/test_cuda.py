@@ -1,0 +1,211 @@
+"""The CUDA ops: on a GPU where there is one; everywhere else on the host, where the same source runs as fibers."""
+
+import ctypes
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pybind11
+import pytest
+import torch
+
+from gramian import _C, _cuda
+from tests.checks import LAYOUTS, refuses, wide
+from tests.reference import engine as reference
+
+ROOT = Path(__file__).parent.parent
+DTYPES = [torch.float32, torch.float64, torch.bfloat16, torch.float16]
+MISSING = [tool for tool in ("cmake", "ninja", "c++") if shutil.which(tool) is None]
+
+
+def build(folder, target, *options):
+    command = ["cmake", "-S", ROOT, "-B", folder, "-G", "Ninja", *options]
+    command += [f"-DPython_EXECUTABLE={sys.executable}", f"-Dpybind11_DIR={pybind11.get_cmake_dir()}"]
+    report = ""
+    for step in (command, ["ninja", "-v", "-C", folder, target]):
+        done = subprocess.run([str(part) for part in step], capture_output=True, text=True, check=False, timeout=900)
+        assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-4000:]
+        report += done.stdout + done.stderr
+    return folder / f"{target}.so", report
+
+
+# ---- The ops ----
+
+
+class Emulated:
+    """Calls a CUDA op on the host, with its threads in three orders: a race would show as different bits."""
+
+    def __init__(self, library):
+        self.set_order = ctypes.CDLL(str(library)).gramian_thread_order
+
+    def __call__(self, name, *arguments):
+        results = []
+        for order in (1, 7, 0):
+            self.set_order(order)
+            result = getattr(torch.ops.gramian_emulated, name)(*arguments)
+            results.append((result,) if isinstance(result, torch.Tensor) else result)
+        for other in results[1:]:
+            for a, b in zip(results[0], other, strict=True):
+                torch.testing.assert_close(a, b, rtol=0, atol=0, equal_nan=True)
+        return result
+
+
+class OnGpu:
+    def __call__(self, name, *arguments):
+        moved = [a.cuda() if isinstance(a, torch.Tensor) else a for a in arguments]
+        result = getattr(torch.ops.gramian, name)(*moved)
+        return result.cpu() if isinstance(result, torch.Tensor) else tuple(r.cpu() for r in result)
+
+
+@pytest.fixture(scope="module")
+def emulated(tmp_path_factory):
+    if MISSING:
+        pytest.skip(f"needs {', '.join(MISSING)}: `make test` brings CMake and ninja")
+    library, _ = build(
+        tmp_path_factory.mktemp("emulated"), "_ops_emulated", "-DGRAMIAN_CUDA=off", "-DGRAMIAN_CUDA_EMULATED=ON"
+    )
+    torch.ops.load_library(library)
+    return Emulated(library)
+
+
+@pytest.fixture(
+    params=["emulated", *([pytest.param("cuda", marks=pytest.mark.cuda)] if _cuda.status == "ready" else [])]
+)
+def call(request):
+    return request.getfixturevalue("emulated") if request.param == "emulated" else OnGpu()
+
+
+def rows(*shape, seed=0, dtype=torch.float32):
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed)).to(dtype)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_gram_square_sum_equals_the_reference(call, dtype):
+    # A tile is 128 (float64: 64) rows and columns, a slab 16 features, a group of tiles 8 rows of them.
+    for n, m, d in [(1, 1, 1), (63, 65, 15), (64, 64, 16), (127, 129, 17), (128, 128, 48), (600, 70, 5), (1030, 3, 33)]:
+        x, y = rows(n, d, dtype=dtype), rows(m, d, seed=1, dtype=dtype)
+        got = call("gram_square_sum", x, y)
+        assert got.dtype == (torch.float64 if dtype == torch.float64 else torch.float32)
+        bound = (d + 2) * torch.finfo(got.dtype).eps * reference.gram_square_sum(x.abs(), y.abs())
+        assert abs(wide(got) - reference.gram_square_sum(x, y)) <= bound, (n, m, d)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_gram_square_sum_reads_any_layout(call, dtype, layout):
+    x, y = LAYOUTS[layout](rows(37, 21, dtype=dtype)), rows(41, 21, seed=1, dtype=dtype)
+    assert torch.equal(call("gram_square_sum", x, y), call("gram_square_sum", x.clone(), y))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("shape", [(0, 3, 4), (3, 0, 4), (3, 2, 0), (0, 0, 0)])
+def test_gram_square_sum_of_nothing_is_zero(call, shape):
+    n, m, d = shape
+    assert call("gram_square_sum", torch.ones(n, d), torch.ones(m, d)) == 0
+
+
+@pytest.mark.slow
+def test_gram_square_sum_reads_every_half_and_propagates_what_is_not_finite(call):
+    every = torch.arange(2**15, dtype=torch.int32).to(torch.int16).view(torch.float16)
+    finite = every[every.isfinite()].view(64, -1)
+    got = call("gram_square_sum", torch.ones(1, finite.shape[1], dtype=torch.float16), finite)
+    expected = finite.double().sum(1).square().sum()
+    torch.testing.assert_close(got.double(), expected, rtol=1e-5, atol=0)  # rows are added up in float32
+    for bad in (torch.nan, torch.inf):
+        for dtype in DTYPES:
+            x = torch.ones(40, 5, dtype=dtype)
+            x[33, 2] = bad
+            assert not call("gram_square_sum", x, torch.ones(3, 5, dtype=dtype)).isfinite()
+
+
+@pytest.mark.slow
+def test_a_cuda_op_refuses_what_the_cpu_op_refuses(call):
+    x = torch.zeros(4, 3)
+    with refuses("gram_square_sum: y must have d = 3 columns like x, got 2"):
+        call("gram_square_sum", x, x[:, :2])
+
+
+# ---- The library ----
+
+
+@pytest.fixture(scope="module")
+def cuda_build(tmp_path_factory):
+    if MISSING or shutil.which("nvcc") is None:
+        pytest.skip("needs nvcc, cmake and ninja")
+    return build(tmp_path_factory.mktemp("cuda"), "_ops_cuda", "-DGRAMIAN_CUDA=on", "-DCMAKE_CUDA_FLAGS=-Xptxas=-v")
+
+
+@pytest.mark.slow
+def test_no_kernel_spills_registers(cuda_build):
+    kernels = re.findall(r"Function properties for (\S+)\n\s*(\d+) bytes stack frame, (\d+) bytes spill", cuda_build[1])
+    assert any("square_sum_kernel" in name for name, *_ in kernels)
+    assert [name for name, stack, spills in kernels if (stack, spills) != ("0", "0")] == []
+
+
+@pytest.mark.slow
+def test_the_cuda_library_needs_only_the_stable_interface_of_torch(cuda_build):
+    names = subprocess.run(
+        ["nm", "-D", "--undefined-only", cuda_build[0]], capture_output=True, text=True, check=True
+    ).stdout
+    undefined = [line.split()[-1].split("@")[0] for line in names.splitlines()]
+    assert any(name.startswith("aoti_torch_") for name in undefined)
+    demangled = subprocess.run(
+        ["c++filt"], input="\n".join(undefined), capture_output=True, text=True, check=True
+    ).stdout.splitlines()
+    # No C++ of torch, no CUDA library (the runtime is linked in), no Python.
+    foreign = r"(at|c10|torch|caffe2|gramian)::|(vtable|typeinfo) for (at|c10|torch)|cu[A-Z]|_?Py"
+    assert [name for name in demangled if re.match(foreign, name)] == []
+    needed = subprocess.run(["readelf", "-d", cuda_build[0]], capture_output=True, text=True, check=True).stdout
+    libraries = re.findall(r"\(NEEDED\).*\[(.*)\]", needed)
+    assert "libtorch_cpu.so" in libraries
+    assert [
+        n
+        for n in libraries
+        if n != "libtorch_cpu.so" and not re.match(r"lib(c|m|stdc\+\+|gcc_s|dl|rt|pthread)\.so|ld-linux", n)
+    ] == []
+    content = cuda_build[0].read_bytes()
+    for folder in (ROOT, Path(torch.__file__).parent):
+        assert f"{folder}/".encode() not in content
+
+
+@pytest.mark.slow
+def test_the_cuda_library_loads_without_a_gpu_and_registers_every_op(cuda_build, emulated):
+    code = (
+        f"import torch, gramian; torch.ops.load_library({str(cuda_build[0])!r}); import sys; "
+        "print(*[torch._C._dispatch_has_kernel_for_dispatch_key('gramian::' + n, 'CUDA') for n in sys.argv[1:]])"
+    )
+    names = [
+        n.removeprefix("gramian_emulated::") for n in torch._C._dispatch_get_all_op_names() if "gramian_emulated" in n
+    ]
+    done = subprocess.run([sys.executable, "-c", code, *names], capture_output=True, text=True, check=True)
+    assert names
+    assert done.stdout.split() == ["True"] * len(names)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(shutil.which("nvcc") is not None or bool(MISSING), reason="there is an nvcc")
+def test_asking_for_cuda_without_nvcc_is_an_error_that_names_it(tmp_path):
+    with pytest.raises(AssertionError, match="GRAMIAN_CUDA=on needs nvcc"):
+        build(tmp_path, "_ops_cuda", "-DGRAMIAN_CUDA=on")
+
+
+def test_info_says_why_there_is_no_cuda():
+    assert _cuda.status == "ready" or "CUDA" in _cuda.status
+    if not _C.build_info()["cuda"]:
+        assert _cuda.status == "this build has no CUDA kernels"
+
+
+def test_loading_is_skipped_on_request_and_without_a_device(monkeypatch, tmp_path):
+    (tmp_path / "_ops_cuda.so").touch()
+    monkeypatch.setattr(_C, "__file__", str(tmp_path / "_C.so"))
+    monkeypatch.setattr(torch.version, "cuda", None)
+    assert _cuda.load() == "this torch has no CUDA"
+    monkeypatch.setattr(torch.version, "cuda", "13.0")
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
+    assert _cuda.load() == "no CUDA device"
+    monkeypatch.setenv("GRAMIAN_NO_CUDA", "1")
+    assert _cuda.load() == "GRAMIAN_NO_CUDA is set"
