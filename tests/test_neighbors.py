@@ -10,7 +10,7 @@ from gramian.neighbors import knn
 from tests.checks import assert_same_neighbors, check_thread_counts_agree, refuses
 from tests.reference.neighbors import distance_table
 
-METRICS = ["euclidean", "sqeuclidean", "cosine", "ip"]
+METRICS = ["euclidean", "sqeuclidean", "cosine", "chebyshev", "ip"]
 DTYPES = [torch.float32, torch.float64, torch.bfloat16, torch.float16]
 MODES = {"self": {}, "exclude self": {"exclude_self": True}, "causal": {"causal": True}, "queries": {}}
 # n, m, d, k. Tiles are 4 to 12 rows by 8 to 32 columns, a block 96 rows, a slab 256 or 512 features.
@@ -330,7 +330,7 @@ REFUSALS = [
     ((X, 4), {"causal": True}, "k must be from 1 to 3, the rows to choose from, got 4"),
     ((X, 1, X[:0]), {}, "k must be from 1 to 0, the rows to choose from, got 1"),
     ((X[:0], 0), {}, "k must be positive, got 0"),
-    ((X, 1), {"metric": "l2"}, "metric must be euclidean, sqeuclidean, cosine or ip, got l2"),
+    ((X, 1), {"metric": "l2"}, "metric must be euclidean, sqeuclidean, cosine, chebyshev or ip, got l2"),
     ((BAD, 1), {}, "x must be finite, got a NaN or an infinity in row 1"),
     ((BAD[:1], 1, BAD), {}, "y must be finite, got a NaN or an infinity in row 1"),
     ((BAD[2:], 1, BAD[:1]), {}, "x must be finite, got a NaN or an infinity in row 0"),

@@ -1,92 +1,27 @@
 // gramian::neighbors_knn: exact k nearest neighbours of every row.
-#include <cmath>
-#include <limits>
-#include <optional>
 #include <tuple>
-#include <vector>
 
-#include "core/parallel.h"
-#include "core/tensor.h"
 #include "core/workspace.h"
 #include "neighbors/knn_kernel.h"
-#include "neighbors/moments.h"
+#include "neighbors/pair_set.h"
 
 namespace gramian {
 namespace {
 
 constexpr const char* kOp = "knn";
 
-Metric metric_from(const std::string& name) {
-  if (name == "euclidean") return Metric::euclidean;
-  if (name == "sqeuclidean") return Metric::sqeuclidean;
-  if (name == "cosine") return Metric::cosine;
-  if (name == "ip") return Metric::ip;
-  refuse(kOp, ": metric must be euclidean, sqeuclidean, cosine or ip, got ", name);
-}
-
-// What KnnSide points into.
-template <class T>
-struct SideData {
-  std::vector<T> scale, half_norm;
-  std::vector<double> norm, size;
-  double largest_norm = 0;
-
-  SideData(const Rows& rows, const char* name, Metric metric, const T* shift, double unit)
-      : scale(static_cast<std::size_t>(rows.rows), static_cast<T>(unit)),
-        half_norm(static_cast<std::size_t>(rows.rows + kPadding)),
-        norm(static_cast<std::size_t>(rows.rows)) {
-    run_pieces(rows.rows, kStatBlock, [&](std::int64_t begin, std::int64_t end, std::int64_t) {
-      GRAMIAN_KERNELS(moments).squared_norms(rows, begin, end, shift, unit, norm.data());
-    });
-    if (metric == Metric::cosine) size.resize(norm.size());
-    for (std::size_t i = 0; i < norm.size(); ++i) {
-      if (!std::isfinite(norm[i]))
-        refuse(kOp, ": ", name, " must span a range whose squares do not overflow, got row ", i);
-      if (metric == Metric::euclidean || metric == Metric::sqeuclidean) half_norm[i] = static_cast<T>(norm[i] / 2);
-      norm[i] = std::sqrt(norm[i]);
-      if (metric == Metric::cosine) {
-        size[i] = norm[i] > 0 ? unit / norm[i] : 0;
-        scale[i] = static_cast<T>(size[i]);
-        norm[i] = std::isfinite(scale[i]) ? 1 : kHuge;
-        if (norm[i] > 1) scale[i] = 0;
-      }
-      largest_norm = std::max(largest_norm, norm[i]);
-    }
-  }
-
-  // A norm that makes the slack swallow every score: for rows so small that 1 / |x| overflows, all is decided exactly.
-  static constexpr double kHuge = 1e10;
-};
-
 template <class T>
 class Search {
  public:
-  Search(const Rows& x, const Rows& y, bool self, Metric metric, Sweep sweep, bool exclude_self, std::int64_t k,
+  Search(const Rows& x, const std::optional<Rows>& y, Metric metric, Sweep sweep, bool exclude_self, std::int64_t k,
          bool allow_bf16 = true)
-      : x_rows_(x.rows), y_rows_(y.rows) {
-    const Means y_means = measure(kOp, self ? "x" : "y", y);
-    const double largest = self ? y_means.largest : std::max(y_means.largest, measure(kOp, "x", x).largest);
-    const bool distances = metric == Metric::euclidean || metric == Metric::sqeuclidean;
-    if (distances) shift_.assign(y_means.mean.begin(), y_means.mean.end());
-    const double unit = unit_of<T>(largest, x.cols);
-    x_data_.emplace(x, "x", metric, shift(), unit);
-    if (!self) y_data_.emplace(y, "y", metric, shift(), unit);
-    const SideData<T>& y_data = self ? *x_data_ : *y_data_;
-
-    // |score - exact score| <= (0.3 d + 8) eps/2 (|x_i| + max |y|)^2: d roundings of the product, and a few of packing,
-    // norms and the result, each against |x||y| <= (|x| + |y|)^2 / 4.
-    const double rounding = (0.3 * static_cast<double>(x.cols) + 8) * std::numeric_limits<T>::epsilon() / 2;
-    slack_.resize(x_data_->norm.size());
-    for (std::size_t i = 0; i < slack_.size(); ++i)
-      slack_[i] = static_cast<T>(rounding * std::pow(x_data_->norm[i] + y_data.largest_norm, 2));
-
-    const std::int64_t capacity = (k + std::max<std::int64_t>(k, 16) + 15) / 16 * 16;
-    problem_ = {side(x, *x_data_), side(y, y_data), shift(), unit, slack_.data(), metric, sweep, k, capacity};
+      : set_(kOp, x, y, metric, sweep), x_rows_(x.rows), y_rows_(set_.pairs().y.rows.rows) {
+    problem_ = {set_.pairs(), k, (k + std::max<std::int64_t>(k, 16) + 15) / 16 * 16};
     if constexpr (sizeof(T) == 4) {
-      if (allow_bf16 && has_bf16_dot()) consider_bf16(exclude_self);
+      if (allow_bf16 && has_bf16_dot() && metric != Metric::chebyshev) consider_bf16(exclude_self);
     }
-    plan(self);
-    if (self && !exclude_self && sweep == Sweep::symmetric)
+    plan();
+    if (set_.self() && !exclude_self && sweep == Sweep::symmetric)
       for (std::int64_t i = 0; i < x.rows; ++i) seed_with_itself(static_cast<std::size_t>(i));
   }
 
@@ -126,44 +61,36 @@ class Search {
       return GRAMIAN_KERNELS(knn_f64);
   }
 
-  const T* shift() const { return shift_.empty() ? nullptr : shift_.data(); }
-
-  static KnnSide<T> side(const Rows& rows, const SideData<T>& data) {
-    return {rows, data.scale.data(), data.half_norm.data(), data.size.data()};
-  }
-
   // The bfloat16 product is twice as fast, and its scores err by |x - x'||y| + |x'||y - y'| more (x' the rounded row). It
   // pays if that leaves room for few more candidates: a sample of rows tells how far beyond its k-th neighbour lies
   // its (3 k + 32)-th. Tight clusters far from one another would make nearly every row a candidate.
   void consider_bf16(bool exclude_self) {
-    const KnnSide<T>&x = problem_.x, &y = problem_.y;
+    const Side<T>&x = problem_.x, &y = problem_.y;
     constexpr std::int64_t kSample = 96, kFewestRows = 4096, kFewestFeatures = 48;
     const std::int64_t beyond = 3 * problem_.k + 32;
     if (x_rows_ < kFewestRows || beyond >= y_rows_ / 8 || x.rows.cols < kFewestFeatures) return;
 
     std::vector<double> lost_x(static_cast<std::size_t>(x_rows_)), lost_y;
     rounding_norms(x, lost_x);
-    const bool self = !y_data_;
-    if (!self) rounding_norms(y, lost_y = std::vector<double>(static_cast<std::size_t>(y_rows_)));
-    const SideData<T>& y_data = self ? *x_data_ : *y_data_;
-    const std::vector<double>& lost = self ? lost_x : lost_y;
+    if (!set_.self()) rounding_norms(y, lost_y = std::vector<double>(static_cast<std::size_t>(y_rows_)));
+    const std::vector<double>& lost = set_.self() ? lost_x : lost_y;
     const double most_lost = *std::max_element(lost.begin(), lost.end());
-    std::vector<T> slack(slack_.size());
+    std::vector<T> slack = set_.slack();
     for (std::size_t i = 0; i < slack.size(); ++i)
-      slack[i] = slack_[i] +
-                 static_cast<T>(1.001 * (lost_x[i] * y_data.largest_norm + (x_data_->norm[i] + lost_x[i]) * most_lost));
+      slack[i] += static_cast<T>(
+          1.001 * (lost_x[i] * set_.y_data().largest_norm + (set_.x_data().norm[i] + lost_x[i]) * most_lost));
     const std::int64_t step = x_rows_ / kSample;
     Rows sample = x.rows;
     sample.rows = kSample;
     sample.row_stride *= step;
-    Search<T> pilot(sample, y.rows, false, problem_.metric, Sweep::full, false, beyond, false);
+    Search<T> pilot(sample, y.rows, problem_.metric, Sweep::full, false, beyond, false);
     std::vector<T> distance(static_cast<std::size_t>(kSample * beyond));
     std::vector<std::int64_t> index(distance.size());
     pilot.run(distance.data(), index.data());
     std::int64_t crowded = 0;
     for (std::int64_t s = 0; s < kSample; ++s) {
       const T* of = &distance[static_cast<std::size_t>(s * beyond)];
-      const double gap = score_gap(of[problem_.k - (self && !exclude_self ? 1 : 0)], of[beyond - 1]);
+      const double gap = score_gap(of[problem_.k - (set_.self() && !exclude_self ? 1 : 0)], of[beyond - 1]);
       if (gap < 2 * slack[static_cast<std::size_t>(s * step)]) ++crowded;
     }
     if (crowded > kSample / 8) return;
@@ -174,9 +101,9 @@ class Search {
     problem_.capacity = (2 * problem_.k + 32 + 15) / 16 * 16;
   }
 
-  void rounding_norms(const KnnSide<T>& side, std::vector<double>& norm) {
+  void rounding_norms(const Side<T>& side, std::vector<double>& norm) {
     run_pieces(side.rows.rows, kStatBlock, [&](std::int64_t begin, std::int64_t end, std::int64_t) {
-      kernels().rounding_norms(side.rows, begin, end, shift(), side.scale, norm.data());
+      kernels().rounding_norms(side.rows, begin, end, problem_.shift, side.scale, norm.data());
     });
   }
 
@@ -193,11 +120,11 @@ class Search {
 
   // Blocks, and the lists. A few queries against many rows would keep few workers busy, as a block owns its rows of x:
   // then the rows of y are dealt out to several sets of lists, joined at the end.
-  void plan(bool self) {
+  void plan() {
     y_block_ = block_rows(y_rows_, 4 * worker_count(y_rows_));  // in a symmetric sweep each worker owns two
-    x_block_ = self ? y_block_ : block_rows(x_rows_, 1);
+    x_block_ = set_.self() ? y_block_ : block_rows(x_rows_, 1);
     x_blocks_ = block_count(x_rows_, x_block_);
-    if (!self && x_blocks_ > 0)
+    if (!set_.self() && x_blocks_ > 0)
       parts_ = std::clamp<std::int64_t>(kFewestTasks / x_blocks_, 1,
                                         std::max<std::int64_t>(block_count(y_rows_, y_block_), 1));
     const auto lists = static_cast<std::size_t>(parts_ * list_stride());
@@ -219,26 +146,26 @@ class Search {
 
   void seed_with_itself(std::size_t i) {
     const auto at = i * static_cast<std::size_t>(problem_.capacity);
-    const double norm = x_data_->norm[i];
+    const double norm = set_.x_data().norm[i];
     score_[at] = problem_.metric == Metric::ip       ? static_cast<T>(norm * norm)
-                 : problem_.metric == Metric::cosine ? static_cast<T>(x_data_->scale[i] > 0 ? 1 : 0)
-                                                     : x_data_->half_norm[i];
+                 : problem_.metric == Metric::cosine ? static_cast<T>(set_.x_data().scale[i] > 0 ? 1 : 0)
+                                                     : set_.x_data().half_norm[i];
     index_[at] = static_cast<std::uint32_t>(i);
     count_[i] = 1;
   }
 
+  PairSet<T> set_;
   bool bf16_ = false;
   std::int64_t x_rows_, y_rows_, x_block_ = 0, y_block_ = 0, x_blocks_ = 0, parts_ = 1;
-  std::vector<T> shift_, slack_, score_, threshold_;
+  std::vector<T> slack_, score_, threshold_;
   std::vector<std::uint32_t> index_;
   std::vector<std::int32_t> count_;
-  std::optional<SideData<T>> x_data_, y_data_;
   KnnProblem<T> problem_;
 };
 
 std::tuple<Tensor, Tensor> neighbors_knn_cpu(const Tensor& x, std::int64_t k, const std::optional<Tensor>& y_given,
                                              const std::string& metric_name, bool exclude_self, bool causal) {
-  const Metric metric = metric_from(metric_name);
+  const Metric metric = metric_from(kOp, metric_name);
   const bool self = !y_given.has_value();
   const Tensor& y = self ? x : *y_given;
   if (x.dim() < 2) refuse(kOp, ": x must be [..., n, d], got shape ", shape_text(x));
@@ -248,14 +175,9 @@ std::tuple<Tensor, Tensor> neighbors_knn_cpu(const Tensor& x, std::int64_t k, co
   std::int64_t batches = 1;
   for (std::int64_t axis = 0; axis < x.dim() - 2; ++axis) batches *= shape.emplace_back(x.size(axis));
   if (!self) {
-    check_same(kOp, "y", y, "x", x);
+    check_base(kOp, x, y);
     if (exclude_self) refuse(kOp, ": exclude_self must be False when y is given, got True");
     if (causal) refuse(kOp, ": causal must be False when y is given, got True");
-    bool fits = y.dim() == x.dim() && y.size(y.dim() - 1) == d;
-    for (std::int64_t axis = 0; fits && axis < x.dim() - 2; ++axis) fits = y.size(axis) == x.size(axis);
-    if (!fits)
-      refuse(kOp, ": y must be [..., m, d] with the leading sizes and d of x, ", shape_text(x), ", got ",
-             shape_text(y));
   }
   const std::int64_t most = self && (exclude_self || causal) ? m - 1 : m;
   if (n > 0 && (k < 1 || k > most)) refuse(kOp, ": k must be from 1 to ", most, ", the rows to choose from, got ", k);
@@ -270,7 +192,9 @@ std::tuple<Tensor, Tensor> neighbors_knn_cpu(const Tensor& x, std::int64_t k, co
   const auto run = [&](auto zero) {
     using T = decltype(zero);
     for (std::int64_t b = 0; b < batches; ++b) {
-      Search<T> search(rows_of(x, element, b), rows_of(y, element, b), self, metric, sweep, exclude_self, k);
+      std::optional<Rows> base;
+      if (!self) base = rows_of(y, element, b);
+      Search<T> search(rows_of(x, element, b), base, metric, sweep, exclude_self, k);
       search.run(static_cast<T*>(distances.mutable_data_ptr()) + b * n * k,
                  static_cast<std::int64_t*>(indices.mutable_data_ptr()) + b * n * k);
     }

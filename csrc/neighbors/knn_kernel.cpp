@@ -1,8 +1,7 @@
 // Compiled once per instruction set; no standard library here (see lanes.h).
 #include "neighbors/knn_kernel.h"
 
-#include "core/bf16.h"
-#include "core/sweep.h"
+#include "neighbors/distance.h"
 
 namespace gramian::GRAMIAN_ISA {
 namespace {
@@ -33,46 +32,6 @@ struct Entries {
   }
 };
 
-// ---- The exact distance, in float64 from the rows as given, rounded once to the result's type ----
-
-// Lower is nearer: squared distance (in units of 1 / unit^2), cosine distance, or minus the inner product. Always float64:
-// beside one huge row, the squares of all others vanish in float32.
-template <class T>
-double exact_key(const KnnProblem<T>& p, std::int64_t i, std::int64_t j) {
-  constexpr int kN = kLanes<T>;
-  const bool product = p.metric == Metric::ip, cosine = p.metric == Metric::cosine;
-  const double x_size = cosine ? p.x.size[i] : p.unit, y_size = cosine ? p.y.size[j] : p.unit;
-  if (cosine && (x_size == 0 || y_size == 0)) return 1;  // a zero row is similar to nothing
-  const Rows x_rows = p.x.rows, y_rows = p.y.rows;
-  double lane_sum[kN] = {};
-  const auto add = [&](std::int64_t k, int features) __attribute__((always_inline)) {
-    T x[kN], y[kN];
-    store(x, load_features<T>(x_rows, i, k, features));
-    store(y, load_features<T>(y_rows, j, k, features));
-    for (int l = 0; l < kN; ++l) {
-      const double a = x[l] * x_size, b = y[l] * y_size;
-      lane_sum[l] += product ? a * b : (a - b) * (a - b);
-    }
-  };
-  std::int64_t k = 0;
-  for (; k + kN <= x_rows.cols; k += kN) add(k, kN);
-  if (k < x_rows.cols) add(k, static_cast<int>(x_rows.cols - k));
-  double total = 0;
-  for (int l = 0; l < kN; ++l) total += lane_sum[l];
-  // Unit rows: 1 - cos = |x - y|^2 / 2, and the difference form does not cancel.
-  return product ? -total : cosine ? total / 2 : total;
-}
-
-// What is returned, the inner product with its sign turned, and so what ties are about: lower is nearer.
-template <class T>
-GRAMIAN_INLINE T distance_of_key(const KnnProblem<T>& p, double key) {
-  switch (p.metric) {
-    case Metric::euclidean: return static_cast<T>(__builtin_sqrt(key) / p.unit);
-    case Metric::cosine: return static_cast<T>(key);
-    default: return static_cast<T>(key / p.unit / p.unit);  // twice: the square of the unit may vanish
-  }
-}
-
 // The distances of a list, negated so that the nearest is the highest. Its rows lie anywhere in memory: fetch one ahead.
 template <class T>
 void score_exactly(const KnnProblem<T>& p, std::int64_t i, const Entries<T>& entries, std::int64_t count) {
@@ -92,6 +51,7 @@ template <class T>
 GRAMIAN_INLINE T score_of_key(const KnnProblem<T>& p, std::int64_t i, double key) {
   if (p.metric == Metric::ip) return static_cast<T>(-key);
   if (p.metric == Metric::cosine) return static_cast<T>(1 - key);
+  if (p.metric == Metric::chebyshev) return static_cast<T>(-key);
   return static_cast<T>(p.x.half_norm[i] - key / 2);
 }
 
@@ -178,16 +138,6 @@ GRAMIAN_INLINE void insert(const KnnProblem<T>& p, const KnnLists<T>& lists, std
 
 // ---- The sweep ----
 
-// Bit l: may column t.col + l pair with row i?
-template <class T>
-GRAMIAN_INLINE std::uint32_t allowed(const KnnProblem<T>& p, const Tile<T>& t, std::int64_t i) {
-  const std::uint32_t inside = t.cols == 32 ? ~0U : (1U << t.cols) - 1;
-  const std::int64_t diagonal = i - t.col;  // the bit of column i
-  if (p.sweep == Sweep::symmetric && diagonal >= 0) return diagonal >= 31 ? 0 : inside & (~0U << (diagonal + 1));
-  if (p.sweep == Sweep::causal && diagonal < 32) return diagonal <= 0 ? 0 : inside & ((1U << diagonal) - 1);
-  return inside;
-}
-
 // Out of line: hits are rare once the thresholds are good, and the loop over a tile should stay in the instruction cache.
 template <class T>
 __attribute__((noinline)) void push_hits(const KnnProblem<T>& p, const KnnLists<T>& lists, const Tile<T>& t, int r,
@@ -228,43 +178,15 @@ GRAMIAN_INLINE void push_tile(const KnnProblem<T>& p, const KnnLists<T>& lists, 
 }
 
 template <class T>
-std::int64_t scratch(std::int64_t x_rows, std::int64_t y_rows, std::int64_t depth) {
-  return static_cast<std::int64_t>(sizeof(T)) *
-         (packed_size<T, kTileRows<T>>(x_rows, depth) + packed_size<T, kTileCols<T>>(y_rows, depth) +
-          partial_size<T>(x_rows, y_rows, depth));
-}
-
-GRAMIAN_INLINE Region region_of(Sweep sweep) {
-  return sweep == Sweep::symmetric ? Region::upper : sweep == Sweep::causal ? Region::lower : Region::full;
-}
-
-template <class T>
 void block(const KnnProblem<T>& p, const KnnLists<T>& lists, std::int64_t i, std::int64_t x_rows, std::int64_t j,
            std::int64_t y_rows, void* memory) {
-  const std::int64_t depth = p.x.rows.cols;
-  T* x_packed = static_cast<T*>(memory);
-  T* y_packed = x_packed + packed_size<T, kTileRows<T>>(x_rows, depth);
-  T* partial = y_packed + packed_size<T, kTileCols<T>>(y_rows, depth);
-  pack_block<T, kTileRows<T>>(p.x.rows, i, x_rows, {p.shift, p.x.scale}, x_packed);
-  pack_block<T, kTileCols<T>>(p.y.rows, j, y_rows, {p.shift, p.y.scale}, y_packed);
-  sweep_block(Block<T>{x_packed, i, x_rows}, Block<T>{y_packed, j, y_rows}, depth, region_of(p.sweep), partial,
-              [&](const Tile<T>& tile) { push_tile(p, lists, tile); });
+  sweep_pairs(p, i, x_rows, j, y_rows, memory, [&](const Tile<T>& tile) { push_tile(p, lists, tile); });
 }
 
 #if defined(__AVX512F__)
 void block_bf16(const KnnProblem<float>& p, const KnnLists<float>& lists, std::int64_t i, std::int64_t x_rows,
                 std::int64_t j, std::int64_t y_rows, void* memory) {
-  // Half the depth leaves room in the scratch of block() for the unrounded panel too.
-  constexpr int kRows = kTileRows<float>, kCols = kTileCols<float>;
-  const std::int64_t depth = (p.x.rows.cols + 1) / 2;
-  Bf16Pair* x_packed = static_cast<Bf16Pair*>(memory);
-  Bf16Pair* y_packed = x_packed + packed_size<float, kRows>(x_rows, depth);
-  float* partial = reinterpret_cast<float*>(y_packed + packed_size<float, kCols>(y_rows, depth));
-  alignas(64) float unrounded[kSlab<float> * kCols];
-  pack_block_bf16<kRows>(p.x.rows, i, x_rows, {p.shift, p.x.scale}, unrounded, x_packed);
-  pack_block_bf16<kCols>(p.y.rows, j, y_rows, {p.shift, p.y.scale}, unrounded, y_packed);
-  sweep_block(Block<Bf16Pair>{x_packed, i, x_rows}, Block<Bf16Pair>{y_packed, j, y_rows}, depth, region_of(p.sweep),
-              partial, [&](const Tile<float>& tile) { push_tile(p, lists, tile); });
+  sweep_pairs_bf16(p, i, x_rows, j, y_rows, memory, [&](const Tile<float>& tile) { push_tile(p, lists, tile); });
 }
 #endif
 
@@ -321,13 +243,13 @@ void finish(const KnnProblem<T>& p, const KnnLists<T>& lists, std::int64_t i, st
 }  // namespace
 
 #if defined(__AVX512F__)
-extern const KnnKernels<float> knn_f32{scratch<float>, block<float>,          block_bf16,
-                                       rounding_norms, finish_scratch<float>, finish<float>};
+extern const KnnKernels<float> knn_f32{pairs_scratch<float>, block<float>,          block_bf16,
+                                       rounding_norms,       finish_scratch<float>, finish<float>};
 #else
-extern const KnnKernels<float> knn_f32{scratch<float>, block<float>,          nullptr,
-                                       rounding_norms, finish_scratch<float>, finish<float>};
+extern const KnnKernels<float> knn_f32{pairs_scratch<float>, block<float>,          nullptr,
+                                       rounding_norms,       finish_scratch<float>, finish<float>};
 #endif
-extern const KnnKernels<double> knn_f64{scratch<double>, block<double>,          nullptr,
-                                        nullptr,         finish_scratch<double>, finish<double>};
+extern const KnnKernels<double> knn_f64{pairs_scratch<double>,  block<double>, nullptr, nullptr,
+                                        finish_scratch<double>, finish<double>};
 
 }  // namespace gramian::GRAMIAN_ISA

@@ -1,37 +1,19 @@
-// Exact k nearest neighbours. The sweep is a filter: scores from the Gram tile, each with a proven error bound, leave a
-// few candidates a row; their distances are then computed from the rows themselves, and those alone decide.
+// Exact k nearest neighbours. The scores of a sweep leave a few candidates a row; their distances are then computed from
+// the rows themselves, and those alone decide (pairs.h).
 #pragma once
 #include <cstdint>
 
 #include "core/isa.h"
-#include "core/rows.h"
-#include "core/schedule.h"
+#include "neighbors/pairs.h"
 
 namespace gramian {
 
-enum class Metric { sqeuclidean, euclidean, cosine, ip };
-
-// One side of the search: the rows, and how they are packed: (x - shift) * scale.
 template <class T>
-struct KnnSide {
-  Rows rows;
-  const T* scale;      // [n] a power of two (cosine: 1 / |x|)
-  const T* half_norm;  // [n + 64, zero past n] |packed|^2 / 2 (cosine, ip: 0)
-  const double* size;  // [n] 1 / |x| for cosine (0 for a zero row), else unused
-};
-
-template <class T>
-struct KnnProblem {
-  KnnSide<T> x, y;
-  const T* shift;  // [d], or null
-  double unit;     // the power of two in the scales; exact distances are computed in the same unit
-  const T* slack;  // [n] bounds |score - exact score| for every partner of row i
-  Metric metric;
-  Sweep sweep;
+struct KnnProblem : Pairs<T> {
   std::int64_t k, capacity;
 };
 
-// The candidates so far, a list a row. A higher score is a nearer row: x.y - |y|^2 / 2 (cosine, ip: x.y).
+// The candidates so far, a list a row.
 template <class T>
 struct KnnLists {
   T* score;              // [lists, capacity]

@@ -15,7 +15,11 @@ def distance_table(x, y=None, *, metric="euclidean", exclude_self=False, causal=
             x, y = (torch.nan_to_num(t / t.norm(dim=1, keepdim=True), nan=0.0) for t in (x, y))
         table = x.new_empty(len(x), len(y))
         for i, row in enumerate(x.numpy()):  # NumPy: no thread pool to wake for each row
-            table[i] = torch.from_numpy(np.square(row - y.numpy()).sum(1))
+            apart = row - y.numpy()
+            if metric == "chebyshev":
+                table[i] = torch.from_numpy(np.abs(apart).max(1, initial=0))
+            else:
+                table[i] = torch.from_numpy(np.square(apart).sum(1))
         if metric == "euclidean":
             table = table.sqrt()
         elif metric == "cosine":

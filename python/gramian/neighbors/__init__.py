@@ -14,7 +14,7 @@ from ._clid import (
 )
 from ._dimension import Dimension, levina_bickel, twonn
 from ._kmeans import Assignment, Clustering, assign, kmeans, kmeans_plus_plus
-from ._knn import Neighbors, knn
+from ._knn import Neighbors, count_within, knn, knn_chunks
 
 __all__ = [
     "Assignment",
@@ -30,9 +30,11 @@ __all__ = [
     "clid_weights",
     "cluster_learnability",
     "correlations",
+    "count_within",
     "kmeans",
     "kmeans_plus_plus",
     "knn",
+    "knn_chunks",
     "levina_bickel",
     "predict",
     "representations",

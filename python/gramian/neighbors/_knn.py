@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from gramian import _autograd
+from gramian._progress import progress_bar
 
-__all__ = ["Neighbors", "knn"]
+if TYPE_CHECKING:
+    from collections.abc import Iterable
 
+__all__ = ["Neighbors", "count_within", "knn", "knn_chunks"]
+
+_count_within = torch.ops.gramian.neighbors_count_within.default
 _knn = torch.ops.gramian.neighbors_knn.default
 
 
@@ -43,7 +48,7 @@ def knn(
         y: ``[..., m, d]``, dtype and device of ``x``. Without it ``x`` is searched against itself: each pair is then
             computed once and serves both its rows, which halves the work.
         metric: ``"euclidean"``; ``"sqeuclidean"``, its square; ``"cosine"``, :math:`1 - \cos(x, y)`, a zero row being at
-            distance 1 from all; ``"ip"``, the inner product :math:`x \cdot y`, largest first.
+            distance 1 from all; ``"chebyshev"``, the largest difference of a feature; ``"ip"``, the inner product :math:`x \cdot y`, largest first.
         exclude_self: leave out row ``i`` for query ``i``, by index: duplicates of a row stay. Only without ``y``.
         causal: row ``i`` sees only the rows before it. Only without ``y``.
 
@@ -67,8 +72,8 @@ def knn(
         Distances are rounded once from float64, so their error is below one unit in the last place of the dtype
         (float64 input: the difference form in float64, ``d`` roundings). Indices are exact for those distances.
 
-    Differentiable in ``x`` and ``y`` with the indices held fixed (the derivative of a zero Euclidean distance is taken as
-    zero), in both modes and to any order; works under ``torch.func``, ``torch.compile`` and ``vmap``; the
+    Differentiable in ``x`` and ``y`` with the indices held fixed (the derivative of a zero Euclidean or Chebyshev distance is
+    taken as zero, and that of a largest difference is the first one's where several are equal), in both modes and to any order; works under ``torch.func``, ``torch.compile`` and ``vmap``; the
     same bits for every number of threads.
 
     References:
@@ -121,6 +126,14 @@ def normalize(x: Tensor) -> tuple[Tensor, Tensor]:
     return x * inverse, inverse
 
 
+def _steepest(apart: Tensor) -> Tensor:
+    """The derivative of the largest absolute difference: its sign, at its place."""
+    if apart.shape[-1] == 0:
+        return apart
+    first = apart.abs().argmax(-1, keepdim=True)
+    return torch.zeros_like(apart).scatter(-1, first, apart.gather(-1, first).sign())
+
+
 def _weights(ctx: Any, factor: Tensor, distances: Tensor, indices: Tensor) -> Tensor:
     """``factor`` times the derivative of a distance by half its square, and zero for entries that are not there."""
     if ctx.metric == "euclidean":
@@ -152,8 +165,9 @@ def _backward(ctx: Any, grad: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
     grad_x, grad_y = torch.zeros_like(x), torch.zeros_like(y)
     for weight, index in zip(weights.unbind(-1), indices.unbind(-1), strict=True):
         w, near = weight.unsqueeze(-1), rows_at(y, index)
-        grad_x = grad_x + w * (near if products else x - near)
-        grad_y = scatter_rows(grad_y, index, w * (x if products else near - x))
+        apart = _steepest(x - near) if ctx.metric == "chebyshev" else x - near
+        grad_x = grad_x + w * (near if products else apart)
+        grad_y = scatter_rows(grad_y, index, w * (x if products else -apart))
     if ctx.metric == "cosine":
         grad_x = x_inverse * (grad_x - (grad_x * x).sum(-1, keepdim=True) * x)
         grad_y = y_inverse * (grad_y - (grad_y * y).sum(-1, keepdim=True) * y)
@@ -179,8 +193,141 @@ def _jvp(ctx: Any, x_tangent: Tensor | None, _k: None, y_tangent: Tensor | None,
         if ctx.metric in {"cosine", "ip"}:
             columns.append((dx * near + x * d_near).sum(-1))
         else:
-            columns.append(((x - near) * (dx - d_near)).sum(-1))
+            apart = _steepest(x - near) if ctx.metric == "chebyshev" else x - near
+            columns.append((apart * (dx - d_near)).sum(-1))
     return _weights(ctx, torch.stack(columns, -1), distances, indices), None
 
 
 _autograd.register(_knn, setup_context=_setup_context, backward=_backward, jvp=_jvp)
+
+
+def knn_chunks(
+    x: Tensor, k: int, chunks: Iterable[Tensor], *, metric: str = "euclidean", progress: bool = False
+) -> Neighbors:
+    r"""`knn` among rows that need not fit into memory at once: they come chunk by chunk.
+
+    Args:
+        x: ``[n, d]``, the queries, as for `knn`.
+        k: neighbours a row, from 1 to the rows of all chunks.
+        chunks: the rows to search, ``[m_c, d]`` each, in order; for example slices of a memory-mapped file.
+        metric: as for `knn`.
+        progress: show a bar over the chunks (with tqdm installed).
+
+    Returns:
+        ``Neighbors(distances, indices)`` as of ``knn(x, k, torch.cat(chunks))``, to the bit; indices count through all chunks.
+
+    Raises:
+        ValueError: what `knn` refuses, and fewer than ``k`` rows in all.
+
+    Cost:
+        That of `knn`, and a sort of ``2 k`` distances a row for each chunk; memory that of the largest chunk, and
+        ``32 n k`` bytes.
+
+    Accuracy:
+        That of `knn`.
+
+    Differentiable in ``x`` and the chunks with the indices held fixed.
+
+    References:
+        The algorithm is this library's own.
+
+    Example:
+        >>> rows = torch.arange(10.0)[:, None]
+        >>> knn_chunks(torch.tensor([[3.2]]), 2, rows.split(4)).indices
+        tensor([[3, 4]])
+    """
+    if x.ndim != 2:
+        raise ValueError(f"knn_chunks: x must be [n, d], got shape {tuple(x.shape)}")
+    if k < 1:
+        raise ValueError(f"knn_chunks: k must be positive, got {k}")
+    found: Neighbors | None = None
+    rows = 0
+    for chunk in progress_bar(chunks, "knn", shown=progress):
+        if len(chunk):
+            near = knn(x, min(k, len(chunk)), chunk, metric=metric)
+            near = Neighbors(near.distances, near.indices + rows)
+            found = near if found is None else _merge(found, near, k, largest=metric == "ip")
+            rows += len(chunk)
+    if found is None or rows < k:
+        raise ValueError(f"knn_chunks: k must be at most {rows}, the rows of all chunks, got {k}")
+    return found
+
+
+def _merge(before: Neighbors, after: Neighbors, k: int, *, largest: bool) -> Neighbors:
+    """The best of both; equal distances keep the order of the rows, as both lists are sorted that way."""
+    distances, indices = (torch.cat(pair, 1) for pair in zip(before, after, strict=True))
+    distances, order = distances.sort(dim=1, descending=largest, stable=True)
+    return Neighbors(distances[:, :k], indices.gather(1, order[:, :k]))
+
+
+def count_within(
+    x: Tensor,
+    radius: Tensor | float,
+    y: Tensor | None = None,
+    *,
+    metric: str = "euclidean",
+    exclude_self: bool = False,
+    strict: bool = False,
+) -> Tensor:
+    r"""How many rows of ``y``, or of ``x`` itself, lie within a radius of every row of ``x``.
+
+    A pair counts if the distance that `knn` would return for it is at most the radius.
+
+    Args:
+        x: ``[..., n, d]`` float32, float64, bfloat16 or float16, finite, any strides; read in place. Leading axes are
+            batches.
+        radius: one for all rows, or ``[..., n]``, in the dtype of the distances (float32 for half types) and the units of
+            `knn`'s.
+        y: ``[..., m, d]``, dtype and device of ``x``. Without it ``x`` is searched against itself, each pair once.
+        metric: ``"euclidean"``, ``"sqeuclidean"``, ``"cosine"`` or ``"chebyshev"``, as for `knn`.
+        exclude_self: leave out row ``i`` for query ``i``. Only without ``y``.
+        strict: count distances below the radius, not at it.
+
+    Returns:
+        Counts ``[..., n]`` int64.
+
+    Raises:
+        ValueError: wrong shape, dtype or device; unknown ``metric``; ``y`` together with ``exclude_self``; a NaN or an infinity
+            (the first such row is named).
+
+    Cost:
+        ``2 n m d`` flops (``n^2 d`` without ``y``), Chebyshev as many subtractions and comparisons; ``3 d`` more for each pair
+        within rounding of its radius. Memory: a workspace of a few MB a thread; nothing grows with ``n m``.
+
+    Accuracy:
+        Exact for the distances that `knn` returns.
+
+    Not differentiable. The same counts for every number of threads.
+
+    References:
+        Ball counts of the estimators of Kraskov, Stoegbauer and Grassberger, Physical Review E 69:066138, 2004. The algorithm
+        is this library's own.
+
+    Example:
+        >>> count_within(torch.tensor([[0.0], [1.0], [5.0]]), 4.0, exclude_self=True)
+        tensor([1, 2, 1])
+    """
+    wide = torch.promote_types(x.dtype, torch.float32) if x.is_floating_point() else torch.float32
+    radii = torch.as_tensor(radius, dtype=None if isinstance(radius, Tensor) else wide, device=x.device).detach()
+    if radii.ndim == 0:
+        radii = radii.to(wide).expand(x.shape[:-1])
+    if strict:
+        radii = torch.nextafter(radii, torch.full_like(radii, -torch.inf))
+    counts: Tensor = _count_within(x.detach(), radii, y if y is None else y.detach(), metric, exclude_self)
+    return counts
+
+
+@torch.library.register_fake("gramian::neighbors_count_within")  # type: ignore[untyped-decorator]
+def _(x: Tensor, *_: Any) -> Tensor:
+    return x.new_empty(x.shape[:-1], dtype=torch.int64)
+
+
+@torch.library.register_vmap("gramian::neighbors_count_within")  # type: ignore[untyped-decorator]
+def _(
+    info: Any, in_dims: tuple[int | None, ...], x: Tensor, radius: Tensor, y: Tensor | None = None, *rest: Any
+) -> tuple[Tensor, int]:
+    def batched(t: Tensor, dim: int | None) -> Tensor:
+        return t.expand(info.batch_size, *t.shape) if dim is None else t.movedim(dim, 0)
+
+    y_batched = None if y is None else batched(y, in_dims[2])
+    return _count_within(batched(x, in_dims[0]), batched(radius, in_dims[1]), y_batched, *rest), 0

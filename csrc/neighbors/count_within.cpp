@@ -1,0 +1,115 @@
+// gramian::neighbors_count_within: how many rows lie within a radius of each row.
+#include "core/workspace.h"
+#include "neighbors/count_within_kernel.h"
+#include "neighbors/pair_set.h"
+
+namespace gramian {
+namespace {
+
+constexpr const char* kOp = "count_within";
+
+template <class T>
+const CountKernels<T>& kernels() {
+  if constexpr (sizeof(T) == 4)
+    return GRAMIAN_KERNELS(count_within_f32);
+  else
+    return GRAMIAN_KERNELS(count_within_f64);
+}
+
+template <class T>
+void count(const Rows& x, const std::optional<Rows>& y, Metric metric, Sweep sweep, bool itself, const T* radius,
+           std::int64_t* counts) {
+  const PairSet<T> set(kOp, x, y, metric, sweep);
+  const Pairs<T>& pairs = set.pairs();
+  const std::int64_t n = x.rows, m = pairs.y.rows.rows;
+  constexpr double kEps = std::numeric_limits<T>::epsilon();
+  std::vector<T> inside(static_cast<std::size_t>(n + kPadding), std::numeric_limits<T>::infinity());
+  std::vector<T> not_beyond = inside;
+  for (std::size_t i = 0; i < static_cast<std::size_t>(n); ++i) {
+    counts[i] = itself && radius[i] >= 0 ? 1 : 0;
+    // The score that the radius stands for. Beside the error of a pair's score, it and the distance that is compared with
+    // the radius are rounded.
+    double score = -static_cast<double>(radius[i]), slack = 0;
+    if (is_euclidean(metric)) {
+      const double norm = set.x_data().norm[i], r = radius[i] * pairs.unit;
+      const double square = metric == Metric::euclidean ? r * std::abs(r) : r * pairs.unit;
+      score = (norm * norm - square) / 2;
+      slack = static_cast<double>(set.slack()[i]) + 2 * kEps * (norm * norm + std::abs(square));
+    } else if (metric == Metric::cosine) {
+      score += 1;
+      slack = static_cast<double>(set.slack()[i]) + 4 * kEps;
+    }
+    const bool everywhere = radius[i] == std::numeric_limits<T>::infinity();
+    inside[i] = everywhere ? -radius[i] : static_cast<T>(score + slack);
+    not_beyond[i] = everywhere ? -radius[i] : static_cast<T>(score - slack);
+  }
+  const CountProblem<T> problem{pairs, radius, inside.data(), not_beyond.data()};
+
+  const std::int64_t y_block = block_rows(m, 4 * worker_count(m)),
+                     x_block = y ? block_rows(n, 4 * worker_count(n)) : y_block;
+  const std::int64_t x_blocks = block_count(n, x_block), y_blocks = block_count(m, y_block);
+  Schedule schedule(sweep, x_blocks, y_blocks);
+  const std::int64_t workers = worker_count(schedule.size());
+  const Workspace scratch(workers, kernels<T>().scratch(x_block, y_block, x.cols));
+  run_sweep(schedule, workers, [&](const BlockPair& b, std::int64_t worker) {
+    const std::int64_t i = b.i * x_block, j = b.j * y_block;
+    kernels<T>().block(problem, i, std::min(x_block, n - i), j, std::min(y_block, m - j), scratch.of(worker), counts);
+  });
+}
+
+Tensor neighbors_count_within_cpu(const Tensor& x, const Tensor& radius, const std::optional<Tensor>& y_given,
+                                  const std::string& metric_name, bool exclude_self) {
+  const Metric metric = metric_from(kOp, metric_name);
+  if (metric == Metric::ip) refuse(kOp, ": metric must be a distance, got ip");
+  const bool self = !y_given.has_value();
+  const Tensor& y = self ? x : *y_given;
+  if (x.dim() < 2) refuse(kOp, ": x must be [..., n, d], got shape ", shape_text(x));
+  const Element element = element_of(kOp, "x", x);
+  if (!self) {
+    check_base(kOp, x, y);
+    if (exclude_self) refuse(kOp, ": exclude_self must be False when y is given, got True");
+  }
+  const ScalarType dtype = compute_dtype(element);
+  bool fits = radius.dim() == x.dim() - 1;
+  std::vector<std::int64_t> shape;
+  std::int64_t batches = 1;
+  for (std::int64_t axis = 0; axis + 1 < x.dim(); ++axis) {
+    fits = fits && radius.size(axis) == x.size(axis);
+    shape.push_back(x.size(axis));
+    if (axis + 2 < x.dim()) batches *= x.size(axis);
+  }
+  if (!fits) refuse(kOp, ": radius must be [..., n] like x, ", shape_text(x), ", got ", shape_text(radius));
+  if (radius.scalar_type() != dtype)
+    refuse(kOp, ": radius must be ", dtype_text(dtype), " for x of ", dtype_text(x.scalar_type()), ", got ",
+           dtype_text(radius.scalar_type()));
+  if (radius.device() != x.device()) refuse(kOp, ": radius must be on the device of x");
+
+  Tensor counts = torch::stable::new_empty(x, shape, ScalarType::Long);
+  const Tensor radii = torch::stable::contiguous(radius);
+  const std::int64_t n = x.size(x.dim() - 2);
+  const auto run = [&](auto zero) {
+    using T = decltype(zero);
+    const T* r = static_cast<const T*>(radii.const_data_ptr());
+    for (std::int64_t i = 0; i < batches * n; ++i)
+      if (std::isnan(r[i])) refuse(kOp, ": radius must be a number, got NaN for row ", i % n);
+    for (std::int64_t b = 0; b < batches; ++b) {
+      std::optional<Rows> base;
+      if (!self) base = rows_of(y, element, b);
+      count<T>(rows_of(x, element, b), base, metric, self ? Sweep::symmetric : Sweep::full, self && !exclude_self,
+               r + b * n, static_cast<std::int64_t*>(counts.mutable_data_ptr()) + b * n);
+    }
+  };
+  if (n > 0 && batches > 0) element == Element::f64 ? run(0.0) : run(0.0F);
+  return counts;
+}
+
+}  // namespace
+
+STABLE_TORCH_LIBRARY_FRAGMENT(gramian, m) {
+  m.def(
+      "neighbors_count_within(Tensor x, Tensor radius, Tensor? y=None, str metric='euclidean', "
+      "bool exclude_self=False) -> Tensor");
+}
+STABLE_TORCH_LIBRARY_IMPL(gramian, CPU, m) { m.impl("neighbors_count_within", TORCH_BOX(&neighbors_count_within_cpu)); }
+
+}  // namespace gramian
