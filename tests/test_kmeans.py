@@ -182,6 +182,33 @@ def test_kmeans_result_is_a_fixed_point(dtype):
     assert torch.equal(again.centers, result.centers)
 
 
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("case", ["clusters", "one cloud", "ties", "far away", "tiny", "spherical", "weights"])
+def test_kmeans_labels_are_exact_at_every_round(isa, dtype, case):
+    # Enough centres and rounds for the triangle inequality to rule most of them out; `assign` knows nothing of it.
+    x = blobs(700, 40, 20, dtype, spread=0.0 if case == "one cloud" else 1.0)
+    options = {}
+    if case == "ties":
+        x = x.round()
+        x[::3] = x[0]
+    elif case == "far away":
+        x = x + 1e4
+    elif case == "tiny":
+        x = x * 1e-30
+    elif case == "spherical":
+        x, options = torch.nn.functional.normalize(x), {"spherical": True}
+    elif case == "weights":
+        options = {"weights": torch.rand(len(x), generator=torch.Generator().manual_seed(1)).round(decimals=1)}
+    init = x[:40].clone()
+    last = neighbors.kmeans(x, 40, init=init, **options).n_iter
+    assert last > 6
+    for rounds in {3, 4, 5, *range(7, last, 4)}:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", gramian.NumericalWarning)
+            found = neighbors.kmeans(x, 40, init=init, max_iter=rounds, **options)
+        assert torch.equal(found.labels, neighbors.assign(x, found.centers).labels), rounds
+
+
 def test_kmeans_inertia_never_rises_and_a_run_can_be_continued():
     x = blobs(800, 6, 10, torch.float32)
     whole = neighbors.kmeans(x, 20, init=x[:20], max_iter=500)

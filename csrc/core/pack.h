@@ -76,15 +76,16 @@ GRAMIAN_INLINE void transpose(Vec<T> (&v)[kLanes<T>]) {
   }
 }
 
-// Rows [row, row + rows) x features [first, first + depth), all of one part, into one panel of kWidth rows.
+// Rows [row, row + rows), or those that `order` names at these places, x features [first, first + depth), all of one part, into
+// one panel of kWidth rows.
 template <class T, int kWidth>
 void pack_panel(const Rows& source, std::int64_t row, int rows, std::int64_t first, std::int64_t depth,
-                const Affine<T>& affine, T* panel) {
+                const Affine<T>& affine, T* panel, const std::int32_t* order = nullptr) {
   constexpr int kN = kLanes<T>;
   std::int64_t offset[kWidth];
   bool adjacent = rows == kWidth && source.element == kOwn<T> && affine.shift == nullptr && affine.scale == nullptr;
   for (int r = 0; r < rows; ++r) {
-    offset[r] = row_offset(source, row + r) + feature_offset(source, first);
+    offset[r] = row_offset(source, order == nullptr ? row + r : order[row + r]) + feature_offset(source, first);
     adjacent &= offset[r] == offset[0] + r;
   }
   if (adjacent) {  // a transposed matrix lies in memory as its panel does
@@ -108,7 +109,7 @@ void pack_panel(const Rows& source, std::int64_t row, int rows, std::int64_t fir
         square[r] = Vec<T>{};
         if (w + r < kWidth && w + r < rows) {
           square[r] = load_at<T>(source, offset[w + r] + k * source.col_stride, features) - shift;
-          if (affine.scale != nullptr) square[r] *= affine.scale[row + w + r];
+          if (affine.scale != nullptr) square[r] *= affine.scale[order == nullptr ? row + w + r : order[row + w + r]];
         }
       }
       transpose<T>(square);

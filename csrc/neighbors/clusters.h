@@ -97,7 +97,7 @@ class CentroidSet {
   // Rows [begin, end), begin a multiple of kPack.
   void pack(std::int64_t begin, std::int64_t end) {
     set_.measure(begin, end);
-    kmeans_kernels<T>().pack_centroids(set_.points(), begin, end, packed_.data());
+    kmeans_kernels<T>().pack_centroids(set_.points(), nullptr, begin, end, packed_.data());
     for (std::int64_t j = begin; j < end; ++j)
       half_norm_[static_cast<std::size_t>(j)] = (T{0.5} - rounding_) * set_.points().norm[j];
   }

@@ -38,7 +38,7 @@ class Lloyd {
         weight_(size(k)),
         count_(size(k)) {
     run_pieces(n_, kAssignPoints, [&](std::int64_t begin, std::int64_t end, std::int64_t) {
-      kernel().pack_points(set_.points(), begin, end, static_cast<T*>(packed_.of(0)));
+      kernel().pack_points(set_.points(), nullptr, begin, end, static_cast<T*>(packed_.of(0)));
     });
   }
 
@@ -74,6 +74,7 @@ class Lloyd {
  private:
   static constexpr std::int64_t kCenters = 12 * 8;  // that a worker moves at a time; a multiple of kPack
   static constexpr std::int64_t kSumRounds = 16;    // sums are renewed, lest the rounding of differences grow
+  static constexpr std::int64_t kPlainRounds = 2;   // before bounds: while all centres move far, they decide nothing
 
   static const KmeansKernels<T>& kernel() { return kmeans_kernels<T>(); }
   static std::size_t size(std::int64_t n) { return static_cast<std::size_t>(n); }
@@ -87,10 +88,61 @@ class Lloyd {
 
   // The labels for the centres as they are, into next_.
   void assign() {
+    if (!order_.empty()) return assign_bounded();
     run_pieces(n_, kAssignPoints, [&](std::int64_t begin, std::int64_t end, std::int64_t) {
       kernel().assign(set_.points(), static_cast<const T*>(packed_.of(0)), centroids_.centroids(), begin, end, nullptr,
                       next_.data() + begin);
     });
+    if (++plain_rounds_ == kPlainRounds && bounds_pay()) start_bounds();
+  }
+
+  std::int64_t groups() const { return block_count(k_, kernel().group); }
+
+  // Bounds take the memory of a few features for each point, and a look at all groups costs as much as a few features.
+  bool bounds_pay() const { return groups() >= 3 && groups() <= 2 * d_; }
+
+  // Points of a cluster side by side, in the order of next_.
+  void start_bounds() {
+    offsets_.assign(size(k_ + 1), 0);
+    for (const std::int32_t label : next_) ++offsets_[size(label) + 1];
+    std::partial_sum(offsets_.begin(), offsets_.end(), offsets_.begin());
+    order_.resize(size(n_));
+    label_at_.resize(size(n_));
+    for (std::int64_t i = 0; i < n_; ++i) {
+      const std::int64_t place = offsets_[size(next_[size(i)])]++;
+      order_[size(place)] = static_cast<std::int32_t>(i);
+      label_at_[size(place)] = next_[size(i)];
+    }
+    run_pieces(n_, kAssignPoints, [&](std::int64_t begin, std::int64_t end, std::int64_t) {
+      kernel().pack_points(set_.points(), order_.data(), begin, end, static_cast<T*>(packed_.of(0)));
+    });
+    upper_.assign(size(n_), std::numeric_limits<T>::infinity());
+    lower_.assign(size(kernel().bounds_size(n_, k_)), -std::numeric_limits<T>::infinity());
+    moved_.assign(size(groups()), 0);
+    shift_.assign(size(k_), 0);
+  }
+
+  void assign_bounded() {
+    std::vector<T> shift(size(k_)), moved(size(groups()));
+    constexpr double kUp = 1 + 2 * std::numeric_limits<T>::epsilon();  // rounded to the safe side
+    for (std::size_t j = 0; j < shift_.size(); ++j) {
+      shift[j] = static_cast<T>(shift_[j] * kUp);
+      moved[j / size(kernel().group)] = std::max(moved[j / size(kernel().group)], shift[j]);
+      shift_[j] = 0;
+    }
+    for (std::size_t g = 0; g < moved.size(); ++g)
+      moved[g] = static_cast<T>(moved_[g] += static_cast<double>(moved[g]));
+    const Bounds<T> bounds{static_cast<const T*>(packed_.of(0)),
+                           order_.data(),
+                           upper_.data(),
+                           lower_.data(),
+                           label_at_.data(),
+                           shift.data(),
+                           moved.data()};
+    run_pieces(n_, kAssignPoints, [&](std::int64_t begin, std::int64_t end, std::int64_t) {
+      kernel().assign_bounded(set_.points(), bounds, centroids_.centroids(), begin, end);
+    });
+    for (std::size_t place = 0; place < order_.size(); ++place) next_[size(order_[place])] = label_at_[place];
   }
 
   std::vector<double> distances() const {
@@ -221,6 +273,7 @@ class Lloyd {
       }
       centroids_.pack(begin, end);
     });
+    for (std::size_t j = 0; j < shift_.size(); ++j) shift_[j] += std::sqrt(shifts[j]) * frame_.unit;
     return std::accumulate(shifts.begin(), shifts.end(), 0.0);
   }
 
@@ -235,7 +288,10 @@ class Lloyd {
   std::vector<std::int32_t> labels_, next_, members_;
   std::vector<double> sums_, weight_;
   std::vector<std::int64_t> count_, offsets_;
-  std::int64_t rounds_since_renewal_ = 0;
+  std::vector<std::int32_t> order_, label_at_;  // with bounds: the points by place, and their labels
+  std::vector<T> upper_, lower_;
+  std::vector<double> moved_, shift_;
+  std::int64_t rounds_since_renewal_ = 0, plain_rounds_ = 0;
   bool stale_ = true, fresh_ = false;
 };
 

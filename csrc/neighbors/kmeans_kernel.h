@@ -29,6 +29,22 @@ struct Centroids {
   T rounding;
 };
 
+// What is known of points in an order in which those of a cluster lie side by side, so that a panel's points want the same
+// centroids. Distances are in packed coordinates. A group is the centroids of one tile. "Others" are a group's centroids
+// but the point's own.
+template <class T>
+struct Bounds {
+  const T* packed;            // by pack_points with `order`
+  const std::int32_t* order;  // [n] the point at each place
+  T* upper;                   // [n] at least the distance to the point's own centroid
+  // By panel, group, place in the panel: a lower bound of the distance to the nearest other of the group, plus how far
+  // the group had moved by then. A group moves, in each round, as far as the one of its centroids that moves most.
+  T* lower;
+  std::int32_t* label;  // [n] by place
+  const T* shift;       // [k] how far each centroid has moved since the last call
+  const T* moved;       // [groups] how far each group has moved in all
+};
+
 constexpr std::int64_t kSumFeatures = 128;  // of one task of `accumulate`
 
 template <class T>
@@ -36,13 +52,22 @@ struct KmeansKernels {
   // Values that `rows` points (centroids) take when they are packed.
   std::int64_t (*points_size)(std::int64_t rows, std::int64_t cols);
   std::int64_t (*centroids_size)(std::int64_t rows, std::int64_t cols);
-  // Rows [begin, end) into their place; begin is a multiple of 32 (of 12).
-  void (*pack_points)(const Points<T>& points, std::int64_t begin, std::int64_t end, T* packed);
-  void (*pack_centroids)(const Points<T>& rows, std::int64_t begin, std::int64_t end, T* packed);
+  // Values of Bounds::lower, and centroids of a group.
+  std::int64_t (*bounds_size)(std::int64_t rows, std::int64_t centroids);
+  std::int64_t group;
+  // Rows [begin, end) into their place; begin is a multiple of 32 (of 12). `order` names the row at each place, if it is given.
+  void (*pack_points)(const Points<T>& points, const std::int32_t* order, std::int64_t begin, std::int64_t end,
+                      T* packed);
+  void (*pack_centroids)(const Points<T>& rows, const std::int32_t* order, std::int64_t begin, std::int64_t end,
+                         T* packed);
   // labels[0 ..] of rows [begin, end), begin a multiple of 32. `packed` holds the points, or is null: then each panel is packed
   // into `scratch`, of points_size(32, cols) values.
   void (*assign)(const Points<T>& points, const T* packed, const Centroids<T>& centroids, std::int64_t begin,
                  std::int64_t end, T* scratch, std::int32_t* labels);
+  // The same labels for places [begin, end), begin a multiple of 32, by the triangle inequality: groups whose others are all
+  // farther than a point's own centroid are not looked at.
+  void (*assign_bounded)(const Points<T>& points, const Bounds<T>& bounds, const Centroids<T>& centroids,
+                                 std::int64_t begin, std::int64_t end);
   // squared[0 ..] = |x_i - c|^2 in float64 from the rows [begin, end) as given, c the centroid of the point's label.
   void (*distances)(const Points<T>& points, const Centroids<T>& centroids, const std::int32_t* labels,
                     std::int64_t begin, std::int64_t end, double* squared);

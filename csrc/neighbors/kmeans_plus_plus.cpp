@@ -22,7 +22,7 @@ class Draws {
         closest_(static_cast<std::size_t>(padded_)),
         chosen_(static_cast<std::size_t>(n_)) {
     run_pieces(n_, kAssignPoints, [&](std::int64_t begin, std::int64_t end, std::int64_t) {
-      kmeans_kernels<T>().pack_points(set_.points(), begin, end, static_cast<T*>(packed_.of(0)));
+      kmeans_kernels<T>().pack_points(set_.points(), nullptr, begin, end, static_cast<T*>(packed_.of(0)));
     });
     if (weights != nullptr) {
       weights_.assign(weights, weights + n_);
