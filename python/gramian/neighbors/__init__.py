@@ -15,9 +15,11 @@ from ._clid import (
 from ._dimension import Dimension, levina_bickel, twonn
 from ._kmeans import Assignment, Clustering, assign, kmeans, kmeans_plus_plus
 from ._knn import Neighbors, count_within, knn, knn_chunks
+from ._minibatch import BatchUpdate, kmeans_batch
 
 __all__ = [
     "Assignment",
+    "BatchUpdate",
     "Clid",
     "Clustering",
     "Correlations",
@@ -32,6 +34,7 @@ __all__ = [
     "correlations",
     "count_within",
     "kmeans",
+    "kmeans_batch",
     "kmeans_plus_plus",
     "knn",
     "knn_chunks",

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from gramian import _autograd
+from gramian._progress import progress_bar
 from gramian._warnings import NumericalWarning
 
 from ._knn import normalize, rows_at, scatter_rows
@@ -194,6 +195,7 @@ def kmeans(
     spherical: bool = False,
     empty: str = "relocate",
     generator: torch.Generator | None = None,
+    progress: bool = False,
 ) -> Clustering:
     r"""K-means by Lloyd's algorithm: centres that minimise :math:`\sum_i w_i \min_j |x_i - c_j|^2`, locally.
 
@@ -215,6 +217,7 @@ def kmeans(
         empty: what becomes of a cluster without points: ``"relocate"``, it takes the point that is farthest from its centre,
             the lowest index among equals; or ``"keep"``, it stays where it is.
         generator: of the random numbers; torch's own without it.
+        progress: show a bar over the runs (with tqdm installed).
 
     Returns:
         ``Clustering(centers, labels, inertia, n_iter)``: centres ``[n_clusters, d]`` in the dtype of ``x`` (float32 for half
@@ -253,7 +256,7 @@ def kmeans(
         points = normalize(points.to(torch.promote_types(x.dtype, torch.float32)))[0]
 
     def run() -> Clustering:
-        start = _start(points, n_clusters, init, weights, generator)
+        start = start_centers(points, n_clusters, init, weights, generator)
         if spherical:
             start = normalize(start)[0]
         centers, labels, inertia, n_iter = _kmeans(
@@ -262,14 +265,15 @@ def kmeans(
         return Clustering(centers, labels, inertia.item(), n_iter.item())
 
     runs = 1 if isinstance(init, Tensor) else n_init
-    best = min((run() for _ in range(runs)), key=lambda result: result.inertia)
+    results = (run() for _ in progress_bar(range(runs), "kmeans", shown=progress))
+    best = min(results, key=lambda result: result.inertia)
     used = int(best.labels.bincount().count_nonzero())
     if used < n_clusters:
         warnings.warn(f"kmeans: only {used} of {n_clusters} clusters have points", NumericalWarning, stacklevel=2)
     return best
 
 
-def _start(
+def start_centers(
     x: Tensor, n_clusters: int, init: Tensor | str, weights: Tensor | None, generator: torch.Generator | None
 ) -> Tensor:
     if isinstance(init, Tensor):
