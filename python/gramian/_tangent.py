@@ -352,7 +352,7 @@ class Recording:
         return values * self.out.element_size()
 
 
-def _check(model: nn.Module) -> None:
+def check(model: nn.Module) -> None:
     for name, module in model.named_modules():
         where = f"got {type(module).__name__} {name!r}" if name else f"got {type(module).__name__}"
         batch_norm = isinstance(module, nn.modules.batchnorm._BatchNorm)
@@ -366,7 +366,7 @@ def _check(model: nn.Module) -> None:
             raise refusal(f"model must be deterministic, {where} in training mode; call model.eval()")
 
 
-def _selected(model: nn.Module, params: Sequence[str] | None) -> dict[nn.Parameter, str]:
+def selected(model: nn.Module, params: Sequence[str] | None) -> dict[nn.Parameter, str]:
     named = dict(model.named_parameters())
     for name in () if params is None else params:
         if name not in named:
@@ -424,8 +424,8 @@ def _watched(model: nn.Module, wanted: dict[nn.Parameter, str], samples: int) ->
 
 def record(model: nn.Module, x: Tensor, outputs: str | int, params: Sequence[str] | None) -> Recording:
     """Run the model forward once. The model, its ``.grad`` and its hooks stay as they were."""
-    wanted = _selected(model, params)
-    _check(model)
+    wanted = selected(model, params)
+    check(model)
     with torch.enable_grad(), _watched(model, wanted, x.shape[0]) as calls:
         out = model(x)
     if not isinstance(out, Tensor) or out.ndim not in (1, 2) or out.shape[0] != x.shape[0]:

@@ -17,6 +17,7 @@ from ._alignment import (
     spectrum,
     trace_ratio,
 )
+from ._matrix_free import Eigenpairs, ntk_diagonal, ntk_top, ntk_trace, ntk_vp, streamed_label_alignment
 from ._progress import progress_bar
 from ._tangent import Factors, factors_of, record
 
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     from torch import nn
 
 __all__ = [
+    "Eigenpairs",
     "LayerCost",
     "alignment",
     "center",
@@ -35,7 +37,12 @@ __all__ = [
     "label_kernel",
     "layer_cost",
     "linear_gram",
+    "ntk_diagonal",
+    "ntk_top",
+    "ntk_trace",
+    "ntk_vp",
     "spectrum",
+    "streamed_label_alignment",
     "trace_ratio",
 ]
 
