@@ -159,3 +159,76 @@ def test_pairwise_critic_scores_pairs_on_the_diagonal():
     critic = information.PairwiseCritic(3, 2, (20, 9)).double()
     x, y = critic_inputs(6, 6, 1, 1)[:2]
     torch.testing.assert_close(critic(x, y).diagonal(), critic.pairs(x, y), rtol=1e-12, atol=1e-12)
+
+
+def embeddings(n, d, dtype=torch.float64, seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    f = torch.randn(n, d, generator=generator, dtype=torch.float64)
+    return f.to(dtype), (0.5 * f + torch.randn(n, d, generator=generator, dtype=torch.float64)).to(dtype)
+
+
+@pytest.mark.parametrize("scale", [1, 40], ids=["", "scores to the hundreds"])
+@pytest.mark.parametrize("size", [(2, 1), (31, 5), (33, 12), (97, 33), (200, 13), (600, 7), (5, 0)], ids=str)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+def test_infonce_separable_is_the_bound_of_the_score_matrix(isa, dtype, size, scale):
+    f, g = (t.requires_grad_() for t in embeddings(*size, dtype=dtype))
+    wide = [t.detach().double().requires_grad_() for t in (f, g)]
+    expected = reference.infonce(scale * wide[0] @ wide[1].mT)
+    value = information.infonce_separable(f, g, 1 / scale)
+    assert value.dtype == dtype
+    bound = 1e-12 if dtype == torch.float64 else 2e-6  # of scores up to 40 * 13 * a few, and of their logarithm
+    torch.testing.assert_close(value.double(), expected, rtol=bound, atol=bound * scale)
+    with torch.no_grad():
+        assert torch.equal(information.infonce_separable(f, g, 1 / scale), value)
+    for got, want in zip(torch.autograd.grad(value, (f, g)), torch.autograd.grad(expected, wide), strict=True):
+        torch.testing.assert_close(got.double(), want, rtol=10 * bound * scale, atol=10 * bound * scale)
+
+
+def test_infonce_separable_takes_both_directions():
+    f, g = embeddings(50, 6)
+    both = (reference.infonce(f @ g.mT) + reference.infonce(g @ f.mT)) / 2
+    torch.testing.assert_close(information.infonce_separable(f, g, symmetric=True), both, rtol=1e-12, atol=1e-12)
+
+
+def test_infonce_separable_reads_any_strides(layout):
+    f, g = embeddings(40, 6)
+    f, g = layout(f), layout(g)
+    torch.testing.assert_close(information.infonce_separable(f, g), reference.infonce(f @ g.mT), rtol=1e-12, atol=1e-12)
+
+
+def test_infonce_separable_has_derivatives_of_every_order(check_differentiable):
+    check_differentiable(lambda f, g: information.infonce_separable(f, g, 0.7)[None, None], *embeddings(4, 3))
+
+
+def test_infonce_separable_has_the_same_bits_for_every_number_of_threads():
+    f, g = embeddings(1000, 20, torch.float32)
+    checks.check_thread_counts_agree(lambda: torch.ops.gramian.information_infonce(f, g, True))
+
+
+def test_infonce_separable_propagates_nan():
+    f, g = embeddings(40, 6)
+    f[3, 2] = torch.nan
+    assert information.infonce_separable(f, g).isnan()
+
+
+def test_infonce_refuses():
+    f, g = embeddings(5, 3)
+    op = torch.ops.gramian.information_infonce
+    with refuses("infonce: f must be [n, d], got shape (5,)"):
+        op(f[:, 0], g, True)
+    with refuses("infonce: g must have the shape of f (5, 3), got shape (4, 3)"):
+        op(f, g[:4], False)
+    with refuses("infonce: g must have the dtype of f (float64), got float32"):
+        op(f, g.float(), False)
+    with refuses("infonce: f must be float32 or float64, got float16"):
+        op(f.half(), g.half(), False)
+    with refuses("infonce: f must have at least 2 rows, got 1"):
+        information.infonce_separable(f[:1], g[:1])
+    with refuses("infonce_separable: g must have the 5 rows of f, got 4"):
+        information.infonce_separable(f, g[:4])
+    with refuses("infonce_separable: temperature must be positive, got 0.0"):
+        information.infonce_separable(f, g, 0.0)
+    with refuses("separable_scores: g must be [m, 3] like f, got shape (5, 2)"):
+        information.separable_scores(f, g[:, :2])
+    with refuses("separable_scores: f must be [n, d], got shape (5,)"):
+        information.separable_scores(f[:, 0], g)
