@@ -12,8 +12,22 @@ except ImportError as error:
     raise ImportError(f"gramian's compiled part does not load, build it again with `make install`: {error}") from error
 
 from . import _cuda as _cuda  # loads the CUDA kernels
-from . import engine, information, neighbors, ntk
+from . import (
+    dynamics,
+    engine,
+    information,
+    neighbors,
+    ntk,
+)
 from ._warnings import NumericalWarning
 
 __version__: str = _C.build_info()["version"]
-__all__ = ["NumericalWarning", "__version__", "engine", "information", "neighbors", "ntk"]
+__all__ = [
+    "NumericalWarning",
+    "__version__",
+    "dynamics",
+    "engine",
+    "information",
+    "neighbors",
+    "ntk",
+]

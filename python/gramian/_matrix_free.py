@@ -21,7 +21,7 @@ _BLOCK = 256  # samples that go through the network at a time when nobody says
 
 
 @contextmanager
-def _differentiable() -> Iterator[None]:
+def differentiable() -> Iterator[None]:
     """Keep torch from its fused attention and encoder layers, which have no forward derivative."""
     fast = torch.backends.mha.get_fastpath_enabled()
     torch.backends.mha.set_fastpath_enabled(False)
@@ -65,7 +65,7 @@ class _Operator:
     def __call__(self, v: Tensor) -> Tensor:
         """Return ``K v`` for ``[n, c]``."""
         gradient = {name: torch.zeros_like(p) for name, p in self.weights.items()}
-        with _differentiable():
+        with differentiable():
             for block, part in zip(self.blocks, torch.split(v, [len(b) for b in self.blocks]), strict=True):
                 pull = torch.func.vjp(self._function(block), self.weights)[1]
                 for name, g in pull(part)[0].items():
@@ -191,10 +191,10 @@ def ntk_top(
         raise ValueError(f"{op}: max_iter must be at least k = {k}, got {max_iter}")
 
     def fresh(basis: Tensor) -> Tensor:
-        q = torch.randn(size, generator=generator, dtype=torch.float64).to(operator.device)
+        q: Tensor = torch.randn(size, generator=generator, dtype=torch.float64).to(operator.device)
         for _ in range(2):
             q = q - basis @ (basis.mT @ q)
-        return q / q.norm()
+        return q.div(q.norm())
 
     basis = torch.zeros(size, most, dtype=torch.float64, device=operator.device)
     tridiagonal = torch.zeros(most, most, dtype=torch.float64, device=operator.device)
@@ -274,6 +274,7 @@ def ntk_diagonal(
 def _squares(f: Factors) -> Tensor:
     """``|J[n, c]|²`` of one layer by the cheaper route."""
     a, g = f.a, f.g
+    gram: Tensor
     if f.equal:  # an embedding: the activation Gram is an equality test
         gram = (a == a.mT).to(g.dtype) + int(f.bias)
     elif a.shape[1] * (a.shape[2] + g.shape[1] * g.shape[3]) <= g.shape[1] * a.shape[2] * g.shape[3]:
