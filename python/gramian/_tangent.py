@@ -422,7 +422,7 @@ def _watched(model: nn.Module, wanted: dict[nn.Parameter, str], samples: int) ->
             handle.remove()
 
 
-def record(model: nn.Module, x: Tensor, outputs: str | int, params: Sequence[str] | None) -> Recording:
+def record(model: nn.Module, x: Tensor, outputs: str | int | Tensor, params: Sequence[str] | None) -> Recording:
     """Run the model forward once. The model, its ``.grad`` and its hooks stay as they were."""
     wanted = selected(model, params)
     check(model)
@@ -433,18 +433,23 @@ def record(model: nn.Module, x: Tensor, outputs: str | int, params: Sequence[str
         raise refusal(f"model must return [n, c] for n = {x.shape[0]} samples, got {got}")
     with torch.enable_grad():
         out = out[:, None] if out.ndim == 1 else out
-    if not isinstance(outputs, str) and not 0 <= outputs < out.shape[1]:
+    if isinstance(outputs, int) and not 0 <= outputs < out.shape[1]:
         raise refusal(f"outputs must be an output below {out.shape[1]}, got {outputs}")
+    if isinstance(outputs, Tensor) and (outputs.ndim != 2 or len(outputs) != out.shape[1] or outputs.shape[1] == 0):
+        raise refusal(f"outputs must be a projection [{out.shape[1]}, r], got shape {tuple(outputs.shape)}")
     for call in calls:
         if any(tensor._version != version for tensor, version in call.read):
             raise refusal(f"model must not change the input of {call.name!r} in place")
     if not out.requires_grad:
         raise refusal("params must reach the output, got a model whose output does not depend on them")
-    if outputs == "sum":
+    if isinstance(outputs, str) and outputs == "sum":
         seeds = torch.ones_like(out)[None]
     else:
         eye = torch.eye(out.shape[1], dtype=out.dtype, device=out.device)
-        rows = eye if isinstance(outputs, str) else eye[outputs : outputs + 1]
+        if isinstance(outputs, Tensor):
+            rows = outputs.detach().to(eye).mT
+        else:
+            rows = eye if isinstance(outputs, str) else eye[outputs : outputs + 1]
         seeds = rows[:, None, :].expand(-1, out.shape[0], -1)
     return Recording(out, calls, wanted, seeds)
 

@@ -19,6 +19,7 @@ from ._alignment import (
 )
 from ._matrix_free import Eigenpairs, ntk_diagonal, ntk_top, ntk_trace, ntk_vp, streamed_label_alignment
 from ._progress import progress_bar
+from ._recorder import AlignmentRecord, AlignmentRecorder
 from ._tangent import Factors, factors_of, record
 
 if TYPE_CHECKING:
@@ -27,6 +28,8 @@ if TYPE_CHECKING:
     from torch import nn
 
 __all__ = [
+    "AlignmentRecord",
+    "AlignmentRecorder",
     "Eigenpairs",
     "LayerCost",
     "alignment",
@@ -297,7 +300,7 @@ _KEPT_BYTES = 512 << 20  # factors of a block of samples, when block_size is not
 
 
 def _block_size(
-    model: nn.Module, x: Tensor, outputs: str | int, params: Sequence[str] | None, wanted: int | None
+    model: nn.Module, x: Tensor, outputs: str | int | Tensor, params: Sequence[str] | None, wanted: int | None
 ) -> int:
     if wanted is not None:
         if wanted < 1:
@@ -314,7 +317,7 @@ def empirical_ntk(
     x1: Tensor,
     x2: Tensor | None = None,
     *,
-    outputs: Literal["full", "trace", "sum"] | int = "full",
+    outputs: Literal["full", "trace", "sum"] | int | Tensor = "full",
     params: Sequence[str] | None = None,
     block_size: int | None = None,
     explain: bool = False,
@@ -330,7 +333,8 @@ def empirical_ntk(
         x1: ``[n, ...]`` inputs, in the dtype and on the device that the model takes.
         x2: ``[m, ...]`` further inputs; left out, the kernel of ``x1`` with itself.
         outputs: ``"full"`` keeps all pairs of outputs; ``"trace"`` is the sum over equal ones (not their mean);
-            ``"sum"`` is the kernel of ``Σ_c f_c``; a number is the kernel of that output alone.
+            ``"sum"`` is the kernel of ``Σ_c f_c``; a number is the kernel of that output alone; a tensor ``[c, r]`` is the
+            full kernel of the ``r`` projections ``f(x) @ outputs``.
         params: names of the parameters to differentiate by; by default all that require a gradient.
         block_size: samples that go through the network at a time; by default as many as keep the factors of a block
             within 512 MiB. The result is the same to rounding for every size.
@@ -339,7 +343,7 @@ def empirical_ntk(
 
     Returns:
         ``[n, m, c, c]`` (``"full"``; a view of contiguous ``[n, c, m, c]``, so that the matrix
-        ``K.permute(0, 2, 1, 3).reshape(n * c, m * c)`` costs nothing), else ``[n, m]``. Units of the outputs squared over
+        ``K.permute(0, 2, 1, 3).reshape(n * c, m * c)`` costs nothing; with a projection ``[n, m, r, r]``), else ``[n, m]``. Units of the outputs squared over
         those of the parameters squared. float64 for a float64 model, else float32. Without ``x2`` symmetric to the bit,
         and positive semi-definite to rounding. It carries no gradient.
 
@@ -377,7 +381,8 @@ def empirical_ntk(
     if x2 is not None and (x2.dtype != x1.dtype or x2.device != x1.device):
         raise ValueError(f"empirical_ntk: x2 must be {x1.dtype} on {x1.device} like x1, got {x2.dtype} on {x2.device}")
 
-    symmetric, trace = x2 is None, outputs == "trace"
+    symmetric, trace = x2 is None, isinstance(outputs, str) and outputs == "trace"
+    full = isinstance(outputs, Tensor) or outputs == "full"
     n, m = len(x1), len(x1 if x2 is None else x2)
     size = _block_size(model, x1, outputs, params, block_size)
     rows = range(0, n, size)
@@ -416,4 +421,4 @@ def empirical_ntk(
             j,
             symmetric,
         )
-    return kernel.permute(0, 2, 1, 3) if outputs == "full" else kernel[:, 0, :, 0]
+    return kernel.permute(0, 2, 1, 3) if full else kernel[:, 0, :, 0]

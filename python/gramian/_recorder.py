@@ -1,0 +1,153 @@
+"""Records what becomes of a network's tangent kernel while it learns, in any training loop."""
+
+from __future__ import annotations
+
+import importlib
+import json
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from ._alignment import center, effective_rank, label_alignment, trace_ratio
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+    from pathlib import Path
+
+__all__ = ["AlignmentRecord", "AlignmentRecorder"]
+
+
+class AlignmentRecord(NamedTuple):
+    """What one set of samples shows at one moment; all numbers are of the trace kernel of that set.
+
+    Attributes:
+        step: as given by the loop.
+        name: of the set.
+        alignment: with the kernel of the labels, centred.
+        effective_rank: of the centred kernel.
+        top_share: of the centred kernel's trace that its largest ``c`` modes hold, ``c`` the number of classes.
+        trace: of the kernel, the squared norm of all tangent features.
+        moved: how far the parameters have moved since the recording before, in the Euclidean norm.
+        complexity: the sum of ``moved * sqrt(trace before the move)`` so far.
+    """
+
+    step: int
+    name: str
+    alignment: float
+    effective_rank: float
+    top_share: float
+    trace: float
+    moved: float
+    complexity: float
+
+
+class AlignmentRecorder:
+    r"""Record alignment, spectrum and complexity of the tangent kernel along a training run.
+
+    Call `record` from any loop; fixed, small sets of samples keep it cheap: one `ntk.empirical_ntk` of each.
+
+    The complexity of a run, :math:`\sum_t |\delta w_t|_2 |\Phi_t|_F` with :math:`|\Phi_t|_F^2 = \mathrm{Tr} K_t`, is read
+    between recordings, so it depends on how often one records. Baratin et al., arXiv:2008.00938.
+
+    Example:
+        >>> model, x, labels = nn.Linear(4, 3), torch.randn(20, 4), torch.arange(20) % 3
+        >>> recorder = AlignmentRecorder(model, {"train": (x, labels)})
+        >>> for step in range(3):  # and train in between
+        ...     recorder.record(step)
+        >>> len(recorder.curve("train", "alignment"))
+        3
+    """
+
+    def __init__(
+        self, model: nn.Module, sets: Mapping[str, tuple[Tensor, Tensor]], *, params: Sequence[str] | None = None
+    ) -> None:
+        """Take the model and named sets of samples ``[n, ...]`` with integer labels ``[n]``.
+
+        Raises:
+            ValueError: no sets, or labels that do not fit their samples.
+        """
+        if not sets:
+            raise ValueError("AlignmentRecorder: sets must hold at least one, got none")
+        for name, (x, labels) in sets.items():
+            if labels.shape != (len(x),) or labels.is_floating_point():
+                raise ValueError(
+                    f"AlignmentRecorder: sets must have labels [n] of integers, got shape {tuple(labels.shape)} "
+                    f"{labels.dtype} for {len(x)} samples of {name!r}"
+                )
+        self.model, self.sets, self.params = model, dict(sets), params
+        self.records: list[AlignmentRecord] = []
+        self._before: list[Tensor] = []
+
+    def record(self, step: int) -> None:
+        """Measure the kernel as it is now. The model is put into eval mode meanwhile."""
+        from .ntk import empirical_ntk
+
+        weights = [p.detach().clone() for p in self.model.parameters() if p.requires_grad]
+        squares = [(a - b).square().sum() for a, b in zip(weights, self._before, strict=bool(self._before))]
+        moved = float(torch.stack(squares).sum().sqrt()) if squares else 0.0
+        self._before = weights
+        last = {record.name: record for record in self.records[-len(self.sets) :]}
+        modes = {module: module.training for module in self.model.modules()}
+        self.model.eval()
+        try:
+            for name, (x, labels) in self.sets.items():
+                kernel = empirical_ntk(self.model, x, outputs="trace", params=self.params).double()
+                centered = center(kernel)
+                before = last.get(name)
+                complexity = 0.0 if before is None else before.complexity + moved * before.trace**0.5
+                self.records.append(
+                    AlignmentRecord(
+                        step,
+                        name,
+                        float(label_alignment(kernel, labels)),
+                        float(effective_rank(centered)),
+                        float(trace_ratio(centered, min(len(torch.unique(labels)), len(x)))),
+                        float(kernel.trace()),
+                        moved,
+                        complexity,
+                    )
+                )
+        finally:
+            for module, was in modes.items():
+                module.training = was
+
+    def curve(self, name: str, what: str) -> Tensor:
+        """Return one number of one set along the run, ``[s]`` float64."""
+        if name not in self.sets or what not in AlignmentRecord._fields[2:]:
+            raise ValueError(
+                f"AlignmentRecorder: curve must be one of {', '.join(AlignmentRecord._fields[2:])} "
+                f"of one of {', '.join(self.sets)}, got {what} of {name}"
+            )
+        return torch.tensor([getattr(r, what) for r in self.records if r.name == name], dtype=torch.float64)
+
+    @property
+    def steps(self) -> list[int]:
+        """The steps that were recorded."""
+        return [r.step for r in self.records[:: len(self.sets)]]
+
+    def save(self, path: Path) -> None:
+        """Write all records as JSON."""
+        path.write_text(json.dumps([r._asdict() for r in self.records], indent=1) + "\n", encoding="utf-8")
+
+    def callback(self, every: int = 1) -> Any:
+        """Return a Lightning callback that records every so many training batches, and before the first.
+
+        Raises:
+            ImportError: neither ``lightning`` nor ``pytorch_lightning`` is installed.
+        """
+        try:
+            base: Any = importlib.import_module("lightning.pytorch").Callback
+        except ImportError:
+            base = importlib.import_module("pytorch_lightning").Callback
+        recorder = self
+
+        class Record(base):  # type: ignore[misc]
+            def on_train_batch_start(self, trainer: Any, *_: Any) -> None:
+                if trainer.global_step % every == 0:
+                    recorder.record(trainer.global_step)
+
+            def on_train_end(self, trainer: Any, *_: Any) -> None:
+                recorder.record(trainer.global_step)
+
+        return Record()
