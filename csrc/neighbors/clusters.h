@@ -77,7 +77,7 @@ class PointSet {
   Points<T> points_;
 };
 
-// Centroids that a kernel can score against. After their rows change, pack() the changed ones.
+// Centroids that a kernel can score against.
 template <class T>
 class CentroidSet {
  public:
@@ -91,15 +91,20 @@ class CentroidSet {
     // result. Where the exact distance has the same precision, its own d roundings come on top.
     const double d = static_cast<double>(set_.points().cols);
     rounding_ = static_cast<T>((0.3 * d + 5) * (sizeof(T) == 4 ? 1 : 3) * std::numeric_limits<T>::epsilon());
-    run_pieces(rows, kPack, [&](std::int64_t begin, std::int64_t end, std::int64_t) { pack(begin, end); });
+    pack();
   }
 
-  // Rows [begin, end), begin a multiple of kPack.
-  void pack(std::int64_t begin, std::int64_t end) {
-    set_.measure(begin, end);
-    kmeans_kernels<T>().pack_centroids(set_.points(), nullptr, begin, end, packed_.data());
-    for (std::int64_t j = begin; j < end; ++j)
-      half_norm_[static_cast<std::size_t>(j)] = (T{0.5} - rounding_) * set_.points().norm[j];
+  // After rows [begin, end) have changed; then pack().
+  void measure(std::int64_t begin, std::int64_t end) { set_.measure(begin, end); }
+
+  // `order` names the row at each place, if it is given.
+  void pack(const std::int32_t* order = nullptr) {
+    run_pieces(set_.points().rows, kPack, [&](std::int64_t begin, std::int64_t end, std::int64_t) {
+      kmeans_kernels<T>().pack_centroids(set_.points(), order, begin, end, packed_.data());
+      for (std::int64_t place = begin; place < end; ++place)
+        half_norm_[static_cast<std::size_t>(place)] =
+            (T{0.5} - rounding_) * set_.points().norm[order == nullptr ? place : order[place]];
+    });
   }
 
   Centroids<T> centroids() const { return {set_.points(), packed_.data(), half_norm_.data(), rounding_}; }

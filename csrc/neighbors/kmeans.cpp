@@ -72,7 +72,7 @@ class Lloyd {
   }
 
  private:
-  static constexpr std::int64_t kCenters = 12 * 8;  // that a worker moves at a time; a multiple of kPack
+  static constexpr std::int64_t kCenters = 96;  // that a worker moves at a time
   static constexpr std::int64_t kSumRounds = 16;    // sums are renewed, lest the rounding of differences grow
   static constexpr std::int64_t kPlainRounds = 2;   // before bounds: while all centres move far, they decide nothing
 
@@ -101,15 +101,60 @@ class Lloyd {
   // Bounds take the memory of a few features for each point, and a look at all groups costs as much as a few features.
   bool bounds_pay() const { return groups() >= 3 && groups() <= 2 * d_; }
 
-  // Points of a cluster side by side, in the order of next_.
+  // Centres that lie near each other into one group, so that most groups are far from a point as a whole: halves, again and again,
+  // along the line between two that lie far apart. [first, last) of centroid_; whole groups, but for the last.
+  void group_centers(std::int64_t first, std::int64_t last) {
+    const std::int64_t groups = block_count(last - first, kernel().group);
+    if (groups <= 1) return;
+    const auto center = [&](std::int64_t place) { return centers_ + centroid_[size(place)] * d_; };
+    const auto farthest_from = [&](auto&& origin) {
+      std::int64_t farthest = first;
+      double most = -1;
+      for (std::int64_t place = first; place < last; ++place) {
+        double apart = 0;
+        for (std::int64_t f = 0; f < d_; ++f) {
+          const double by = (static_cast<double>(center(place)[f]) - static_cast<double>(origin[f])) * frame_.unit;
+          apart += by * by;
+        }
+        if (apart > most) {
+          most = apart;
+          farthest = place;
+        }
+      }
+      return center(farthest);
+    };
+    const T* one_end = farthest_from(frame_.shift);
+    const T* other_end = farthest_from(one_end);
+    std::vector<std::pair<double, std::int32_t>> along(size(last - first));
+    for (std::int64_t place = first; place < last; ++place) {
+      double at = 0;
+      for (std::int64_t f = 0; f < d_; ++f)
+        at += (static_cast<double>(one_end[f]) - static_cast<double>(other_end[f])) * frame_.unit *
+              (static_cast<double>(center(place)[f]) - static_cast<double>(other_end[f])) * frame_.unit;
+      along[size(place - first)] = {at, centroid_[size(place)]};
+    }
+    const std::int64_t half = groups / 2 * kernel().group;
+    std::nth_element(along.begin(), along.begin() + half, along.end());
+    for (std::int64_t place = first; place < last; ++place) centroid_[size(place)] = along[size(place - first)].second;
+    group_centers(first, first + half);
+    group_centers(first + half, last);
+  }
+
+  // Points of a cluster side by side, in the order of next_ and of the centres' places.
   void start_bounds() {
+    centroid_.resize(size(k_));
+    std::iota(centroid_.begin(), centroid_.end(), 0);
+    group_centers(0, k_);
+    place_of_.resize(size(k_));
+    for (std::int64_t place = 0; place < k_; ++place)
+      place_of_[size(centroid_[size(place)])] = static_cast<std::int32_t>(place);
     offsets_.assign(size(k_ + 1), 0);
-    for (const std::int32_t label : next_) ++offsets_[size(label) + 1];
+    for (const std::int32_t label : next_) ++offsets_[size(place_of_[size(label)]) + 1];
     std::partial_sum(offsets_.begin(), offsets_.end(), offsets_.begin());
     order_.resize(size(n_));
     label_at_.resize(size(n_));
     for (std::int64_t i = 0; i < n_; ++i) {
-      const std::int64_t place = offsets_[size(next_[size(i)])]++;
+      const std::int64_t place = offsets_[size(place_of_[size(next_[size(i)])])]++;
       order_[size(place)] = static_cast<std::int32_t>(i);
       label_at_[size(place)] = next_[size(i)];
     }
@@ -127,7 +172,8 @@ class Lloyd {
     constexpr double kUp = 1 + 2 * std::numeric_limits<T>::epsilon();  // rounded to the safe side
     for (std::size_t j = 0; j < shift_.size(); ++j) {
       shift[j] = static_cast<T>(shift_[j] * kUp);
-      moved[j / size(kernel().group)] = std::max(moved[j / size(kernel().group)], shift[j]);
+      T& group_moved = moved[size(place_of_[j] / kernel().group)];
+      group_moved = std::max(group_moved, shift[j]);
       shift_[j] = 0;
     }
     for (std::size_t g = 0; g < moved.size(); ++g)
@@ -137,6 +183,8 @@ class Lloyd {
                            upper_.data(),
                            lower_.data(),
                            label_at_.data(),
+                           centroid_.data(),
+                           place_of_.data(),
                            shift.data(),
                            moved.data()};
     run_pieces(n_, kAssignPoints, [&](std::int64_t begin, std::int64_t end, std::int64_t) {
@@ -271,8 +319,9 @@ class Lloyd {
           centers_[j * d_ + f] = moved;
         }
       }
-      centroids_.pack(begin, end);
+      centroids_.measure(begin, end);
     });
+    centroids_.pack(centroid_.empty() ? nullptr : centroid_.data());
     for (std::size_t j = 0; j < shift_.size(); ++j) shift_[j] += std::sqrt(shifts[j]) * frame_.unit;
     return std::accumulate(shifts.begin(), shifts.end(), 0.0);
   }
@@ -288,7 +337,8 @@ class Lloyd {
   std::vector<std::int32_t> labels_, next_, members_;
   std::vector<double> sums_, weight_;
   std::vector<std::int64_t> count_, offsets_;
-  std::vector<std::int32_t> order_, label_at_;  // with bounds: the points by place, and their labels
+  std::vector<std::int32_t> order_, label_at_;     // with bounds: the points by place, and their labels
+  std::vector<std::int32_t> centroid_, place_of_;  // with bounds: the centres by place, and their places
   std::vector<T> upper_, lower_;
   std::vector<double> moved_, shift_;
   std::int64_t rounds_since_renewal_ = 0, plain_rounds_ = 0;

@@ -135,7 +135,7 @@ GRAMIAN_INLINE T at_most_apart(T score, T norm, T center_norm, T rounding) {
 
 template <class T>
 void assign_bounded(const Points<T>& p, const Bounds<T>& b, const Centroids<T>& c, std::int64_t begin,
-                            std::int64_t end) {
+                    std::int64_t end) {
   constexpr int kN = kLanes<T>, kRows = kTileRows<T>, kCols = kTileCols<T>;
   const std::int64_t depth = p.cols, groups = (c.rows.rows + kRows - 1) / kRows;
   alignas(64) T tile[kRows * kCols];
@@ -145,12 +145,14 @@ void assign_bounded(const Points<T>& p, const Bounds<T>& b, const Centroids<T>& 
     std::int32_t* label = b.label + place;
     T* lower = b.lower + place * groups;
     T upper[kCols], norm[kCols];
+    std::int64_t own[kCols];  // the group of the point's centroid
     for (int l = 0; l < kCols; ++l) {
       upper[l] = -kInfinity<T>;  // a place past the end wants no group
       norm[l] = 0;
       if (l >= points) continue;
       upper[l] = (b.upper[place + l] + b.shift[label[l]]) * kUp<T>;
       norm[l] = p.norm[order[l]];
+      own[l] = b.place_of[label[l]] / kRows;
     }
     const auto wants = [&](std::int64_t g) __attribute__((always_inline)) {
       const Vec<T> moved = broadcast(b.moved[g] * kUp<T>);
@@ -180,22 +182,21 @@ void assign_bounded(const Points<T>& p, const Bounds<T>& b, const Centroids<T>& 
     };
     // First the groups of the points' own centroids, for their distances as they are now.
     for (int l = 0; l < points; ++l) {
-      const std::int64_t own = label[l] / kRows;
       bool seen = false;
-      for (int before = 0; before < l && !seen; ++before) seen = label[before] / kRows == own;
+      for (int before = 0; before < l && !seen; ++before) seen = own[before] == own[l];
       if (seen) continue;
-      look(own);
+      look(own[l]);
       for (int m = l; m < points; ++m)
-        if (label[m] / kRows == own) {
-          const int r = static_cast<int>(label[m] % kRows);
-          upper[m] =
-              at_most_apart(tile[r * kCols + m] - c.half_norm[label[m]], norm[m], c.rows.norm[label[m]], c.rounding);
+        if (own[m] == own[l]) {
+          const std::int32_t at = b.place_of[label[m]];
+          upper[m] = at_most_apart(tile[(at - own[m] * kRows) * kCols + m] - c.half_norm[at], norm[m],
+                                   c.rows.norm[label[m]], c.rounding);
         }
     }
     for (std::int64_t g = 0; g < groups; ++g) {
       if (wants(g) == 0) continue;
       bool seen = false;
-      for (int l = 0; l < points && !seen; ++l) seen = label[l] / kRows == g;
+      for (int l = 0; l < points && !seen; ++l) seen = own[l] == g;
       if (!seen) look(g);
     }
 
@@ -206,12 +207,13 @@ void assign_bounded(const Points<T>& p, const Bounds<T>& b, const Centroids<T>& 
       store(runner_up + side * kN, contest.runner_up[side]);
     }
     for (int l = 0; l < points; ++l) {
-      const auto winner = static_cast<std::int32_t>(contest.all.index[l / kN][l % kN]);
+      const auto at = static_cast<std::int64_t>(contest.all.index[l / kN][l % kN]);
+      const std::int32_t winner = b.centroid[at];
       const T slack = 2 * c.rounding * (norm[l] + c.rows.norm[winner]) + kSmallest<T>;
       label[l] = best[l] - second[l] > slack ? winner : exact_nearest(p, order[l], c);
       if (label[l] == winner) {
         upper[l] = at_most_apart(best[l], norm[l], c.rows.norm[winner], c.rounding);
-        const std::int64_t g = winner / kRows;
+        const std::int64_t g = at / kRows;
         lower[g * kCols + l] = (at_least_apart(runner_up[l], norm[l], c.rounding) + b.moved[g]) * kDown<T>;
       } else {
         upper[l] = kInfinity<T>;

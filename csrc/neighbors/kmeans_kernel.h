@@ -23,15 +23,15 @@ template <class T>
 struct Centroids {
   Points<T> rows;
   const T* packed;     // by pack_centroids
-  const T* half_norm;  // [rows + 64, infinite past the end] (1/2 - rounding) |packed|^2: see `rounding`
+  const T* half_norm;  // [rows + 64, infinite past the end] (1/2 - rounding) |packed|^2, by place: see `rounding`
   // |score - exact score| <= rounding (|x|^2 + |c|^2) for the score x.c - |c|^2 / 2. With the centroid's part of the bound
   // added through half_norm, a centroid far away does not make every point look undecided.
   T rounding;
 };
 
 // What is known of points in an order in which those of a cluster lie side by side, so that a panel's points want the same
-// centroids. Distances are in packed coordinates. A group is the centroids of one tile. "Others" are a group's centroids
-// but the point's own.
+// centroids, which are packed in an order of their own, near ones side by side. Distances are in packed coordinates. A
+// group is the centroids of one tile. "Others" are a group's centroids but the point's own.
 template <class T>
 struct Bounds {
   const T* packed;            // by pack_points with `order`
@@ -40,9 +40,11 @@ struct Bounds {
   // By panel, group, place in the panel: a lower bound of the distance to the nearest other of the group, plus how far
   // the group had moved by then. A group moves, in each round, as far as the one of its centroids that moves most.
   T* lower;
-  std::int32_t* label;  // [n] by place
-  const T* shift;       // [k] how far each centroid has moved since the last call
-  const T* moved;       // [groups] how far each group has moved in all
+  std::int32_t* label;           // [n] by place
+  const std::int32_t* centroid;  // [k] the one at each place
+  const std::int32_t* place_of;  // [k] its inverse
+  const T* shift;                // [k] how far each centroid has moved since the last call
+  const T* moved;                // [groups] how far each group has moved in all
 };
 
 constexpr std::int64_t kSumFeatures = 128;  // of one task of `accumulate`
@@ -67,7 +69,7 @@ struct KmeansKernels {
   // The same labels for places [begin, end), begin a multiple of 32, by the triangle inequality: groups whose others are all
   // farther than a point's own centroid are not looked at.
   void (*assign_bounded)(const Points<T>& points, const Bounds<T>& bounds, const Centroids<T>& centroids,
-                                 std::int64_t begin, std::int64_t end);
+                         std::int64_t begin, std::int64_t end);
   // squared[0 ..] = |x_i - c|^2 in float64 from the rows [begin, end) as given, c the centroid of the point's label.
   void (*distances)(const Points<T>& points, const Centroids<T>& centroids, const std::int32_t* labels,
                     std::int64_t begin, std::int64_t end, double* squared);
