@@ -3,10 +3,12 @@
 set(GRAMIAN_CUDA_OPS
   csrc/core/cuda.cpp
   csrc/core/gram_square_sum_cuda.cpp
+  csrc/neighbors/knn_cuda.cpp
 )
 set(GRAMIAN_CUDA_KERNELS
   csrc/core/device.cu
   csrc/core/gram_square_sum_kernel.cu
+  csrc/neighbors/knn_kernel.cu
 )
 
 set(GRAMIAN_CUDA auto CACHE STRING "Build the CUDA library: auto, on or off")

@@ -60,6 +60,15 @@ GRAMIAN_DEVICE T* shared_memory() {
 GRAMIAN_DEVICE int lane_index() { return static_cast<int>(threadIdx.x) % 32; }
 GRAMIAN_DEVICE int warp_index() { return static_cast<int>(threadIdx.x) / 32; }
 
+// a * b, rounded: never part of a fused multiply-add.
+GRAMIAN_DEVICE double rounded_product(double a, double b) {
+#if defined(__CUDACC__)
+  return __dmul_rn(a, b);
+#else
+  return a * b;
+#endif
+}
+
 // Over the warp, in a fixed order; every lane gets the same bits.
 template <class T>
 GRAMIAN_DEVICE T warp_sum(T value) {

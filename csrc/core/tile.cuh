@@ -1,10 +1,13 @@
 // The tile on the device: kTile x kTile dot products by one block of threads, from packed panels that arrive through a ring
-// of slabs in shared memory while the one before is multiplied. Three ways to multiply; each thread holds the values
+// of slabs in shared memory while the one before is multiplied. Three ways to multiply, and one to compare; each thread holds the values
 // v[i][j] at row(i), col(j) of the tile:
 //   FmaTile   float32, exact products and rounded sums, on the plain cores;
 //   Tf32Tile  float32 values of at most 11 significant bits (float16 and bfloat16 have no more, so lose nothing), on the tensor cores;
-//   DmmaTile  float64 on the tensor cores, rounded as IEEE fused multiply-adds.
+//   DmmaTile  float64 on the tensor cores, rounded as IEEE fused multiply-adds;
+// and LargestTile, whose values are max |x - y| instead of sums.
 #pragma once
+#include <cmath>
+
 #include "core/pack.cuh"
 
 namespace gramian::cuda {
@@ -14,8 +17,9 @@ namespace gramian::cuda {
 template <class T>
 constexpr int kRowStride = kTile<T> + 32 / static_cast<int>(sizeof(T));
 
+template <class T>
 struct alignas(16) Four {
-  float value[4];
+  T value[4];
 };
 
 // c[16, 8] += a[16, 8] b[8, 8] by a warp. With g = lane / 4 and t = lane % 4 a lane holds a(g, t), a(g + 8, t), a(g, t + 4),
@@ -66,25 +70,41 @@ GRAMIAN_DEVICE void multiply_f64(double& c0, double& c1, double a, double b) {
 #endif
 }
 
-struct FmaTile {
-  using Value = float;
-  static constexpr int kRows = 8, kCols = 8;  // values of one thread
-  float v[kRows][kCols];
+// On the plain cores, 16 x 16 threads. Sums of products, or with kLargest the largest differences.
+template <class T, bool kLargest>
+struct PlainTile {
+  using Value = T;
+  static constexpr int kRows = kTile<T> / 16, kCols = kTile<T> / 16;  // values of one thread
+  T v[kRows][kCols];
 
   GRAMIAN_DEVICE int row(int i) const { return static_cast<int>(threadIdx.x) / 16 * 4 + i % 4 + i / 4 * 64; }
   GRAMIAN_DEVICE int col(int j) const { return static_cast<int>(threadIdx.x) % 16 * 4 + j % 4 + j / 4 * 64; }
 
-  GRAMIAN_DEVICE void add_slab(const float* x, const float* y) {
+  GRAMIAN_DEVICE void add_slab(const T* x, const T* y) {
     GRAMIAN_UNROLL
-    for (int k = 0; k < kSlab; ++k, x += kRowStride<float>, y += kRowStride<float>) {
-      const Four a[2] = {*reinterpret_cast<const Four*>(x + row(0)), *reinterpret_cast<const Four*>(x + row(4))};
-      const Four b[2] = {*reinterpret_cast<const Four*>(y + col(0)), *reinterpret_cast<const Four*>(y + col(4))};
+    for (int k = 0; k < kSlab; ++k, x += kRowStride<T>, y += kRowStride<T>) {
+      Four<T> a[kRows / 4], b[kCols / 4];
+      GRAMIAN_UNROLL
+      for (int four = 0; four < kRows / 4; ++four) {
+        a[four] = *reinterpret_cast<const Four<T>*>(x + row(4 * four));
+        b[four] = *reinterpret_cast<const Four<T>*>(y + col(4 * four));
+      }
       GRAMIAN_UNROLL
       for (int i = 0; i < kRows; ++i) GRAMIAN_UNROLL
-      for (int j = 0; j < kCols; ++j) v[i][j] += a[i / 4].value[i % 4] * b[j / 4].value[j % 4];
+      for (int j = 0; j < kCols; ++j) {
+        const T left = a[i / 4].value[i % 4], right = b[j / 4].value[j % 4];
+        if (kLargest)
+          v[i][j] = fmax(v[i][j], fabs(left - right));
+        else
+          v[i][j] += left * right;
+      }
     }
   }
 };
+
+using FmaTile = PlainTile<float, false>;
+template <class T>
+using LargestTile = PlainTile<T, true>;
 
 // Warps 4 x 2, each 32 x 64 values: 2 x 8 products of 16 x 8.
 struct Tf32Tile {

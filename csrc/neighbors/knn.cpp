@@ -2,6 +2,7 @@
 #include <tuple>
 
 #include "core/workspace.h"
+#include "neighbors/knn.h"
 #include "neighbors/knn_kernel.h"
 #include "neighbors/pair_set.h"
 
@@ -165,51 +166,27 @@ class Search {
 
 std::tuple<Tensor, Tensor> neighbors_knn_cpu(const Tensor& x, std::int64_t k, const std::optional<Tensor>& y_given,
                                              const std::string& metric_name, bool exclude_self, bool causal) {
-  const Metric metric = metric_from(kOp, metric_name);
-  const bool self = !y_given.has_value();
-  const Tensor& y = self ? x : *y_given;
-  if (x.dim() < 2) refuse(kOp, ": x must be [..., n, d], got shape ", shape_text(x));
-  const Element element = element_of(kOp, "x", x);
-  const std::int64_t n = x.size(x.dim() - 2), d = x.size(x.dim() - 1), m = y.dim() < 2 ? 0 : y.size(y.dim() - 2);
-  std::vector<std::int64_t> shape;
-  std::int64_t batches = 1;
-  for (std::int64_t axis = 0; axis < x.dim() - 2; ++axis) batches *= shape.emplace_back(x.size(axis));
-  if (!self) {
-    check_base(kOp, x, y);
-    if (exclude_self) refuse(kOp, ": exclude_self must be False when y is given, got True");
-    if (causal) refuse(kOp, ": causal must be False when y is given, got True");
-  }
-  const std::int64_t most = self && (exclude_self || causal) ? m - 1 : m;
-  if (n > 0 && (k < 1 || k > most)) refuse(kOp, ": k must be from 1 to ", most, ", the rows to choose from, got ", k);
-  if (k < 1) refuse(kOp, ": k must be positive, got ", k);
-  if (n >= std::numeric_limits<std::uint32_t>::max() || m >= std::numeric_limits<std::uint32_t>::max())
-    refuse(kOp, ": x and y must have fewer than 2^32 - 1 rows, got ", std::max(n, m));
-
-  shape.insert(shape.end(), {n, k});
-  Tensor distances = torch::stable::new_empty(x, shape, compute_dtype(element));
-  Tensor indices = torch::stable::new_empty(x, shape, ScalarType::Long);
-  const Sweep sweep = causal ? Sweep::causal : self ? Sweep::symmetric : Sweep::full;
+  const KnnCall call(x, k, y_given, metric_name, exclude_self, causal);
+  Tensor distances = torch::stable::new_empty(x, call.shape, compute_dtype(call.element));
+  Tensor indices = torch::stable::new_empty(x, call.shape, ScalarType::Long);
+  const Sweep sweep = causal ? Sweep::causal : call.self ? Sweep::symmetric : Sweep::full;
   const auto run = [&](auto zero) {
     using T = decltype(zero);
-    for (std::int64_t b = 0; b < batches; ++b) {
+    for (std::int64_t b = 0; b < call.batches; ++b) {
       std::optional<Rows> base;
-      if (!self) base = rows_of(y, element, b);
-      Search<T> search(rows_of(x, element, b), base, metric, sweep, exclude_self, k);
-      search.run(static_cast<T*>(distances.mutable_data_ptr()) + b * n * k,
-                 static_cast<std::int64_t*>(indices.mutable_data_ptr()) + b * n * k);
+      if (!call.self) base = rows_of(*y_given, call.element, b);
+      Search<T> search(rows_of(x, call.element, b), base, call.metric, sweep, exclude_self, k);
+      search.run(static_cast<T*>(distances.mutable_data_ptr()) + b * call.n * k,
+                 static_cast<std::int64_t*>(indices.mutable_data_ptr()) + b * call.n * k);
     }
   };
-  if (n > 0 && batches > 0) element == Element::f64 ? run(0.0) : run(0.0F);
+  if (call.n > 0 && call.batches > 0) call.element == Element::f64 ? run(0.0) : run(0.0F);
   return {distances, indices};
 }
 
 }  // namespace
 
-STABLE_TORCH_LIBRARY_FRAGMENT(gramian, m) {
-  m.def(
-      "neighbors_knn(Tensor x, int k, Tensor? y=None, str metric='euclidean', bool exclude_self=False, "
-      "bool causal=False) -> (Tensor, Tensor)");
-}
+STABLE_TORCH_LIBRARY_FRAGMENT(gramian, m) { m.def(kKnnSchema); }
 STABLE_TORCH_LIBRARY_IMPL(gramian, CPU, m) { m.impl("neighbors_knn", TORCH_BOX(&neighbors_knn_cpu)); }
 
 }  // namespace gramian

@@ -1,13 +1,12 @@
 // What the neighbour ops measure of their rows before any work.
 #pragma once
 #include <algorithm>
-#include <cmath>
-#include <limits>
 #include <vector>
 
 #include "core/parallel.h"
 #include "core/refuse.h"
 #include "neighbors/moments_kernel.h"
+#include "neighbors/unit.h"
 
 namespace gramian {
 
@@ -38,13 +37,6 @@ inline Means measure(const char* op, const char* name, const Rows& rows) {
     for (std::size_t k = 0; k < d; ++k) result.mean[k] += means[b * d + k];
   }
   return result;
-}
-
-// The power of two that brings the largest row to a norm of at most one: squares neither overflow nor vanish.
-template <class T>
-double unit_of(double largest, std::int64_t cols) {
-  const int exponent = largest > 0 ? std::ilogb(largest) + 2 + std::ilogb(static_cast<double>(cols)) / 2 + 1 : 0;
-  return std::ldexp(1.0, -std::clamp(exponent, 8 - std::numeric_limits<T>::max_exponent, 1020));
 }
 
 }  // namespace gramian
