@@ -3,6 +3,7 @@
 set(GRAMIAN_CUDA_OPS
   csrc/core/cuda.cpp
   csrc/core/gram_square_sum_cuda.cpp
+  csrc/neighbors/assign_cuda.cpp
   csrc/neighbors/knn_cuda.cpp
 )
 set(GRAMIAN_CUDA_KERNELS

@@ -214,6 +214,22 @@ def test_knn_refuses(call):
         call("neighbors_knn", x, 1, None, "manhattan")
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_assign_equals_the_cpu_op(call, dtype):
+    wide_dtype = torch.float64 if dtype == torch.float64 else torch.float32
+    x, centers = rows(2, 150, 9, dtype=dtype), rows(2, 70, 9, seed=1, dtype=wide_dtype)
+    centers[:, 3] = x[:, 5].to(wide_dtype)
+    centers[:, 40] = centers[:, 3]  # a tie, for the lower index
+    squared, labels = call("neighbors_assign", x, centers)
+    expected, nearest = torch.ops.gramian.neighbors_assign(x, centers)
+    assert torch.equal(labels, nearest)
+    torch.testing.assert_close(squared, expected, rtol=2 * torch.finfo(wide_dtype).eps * 9, atol=0)  # orders of d terms
+    assert squared[0, 5] == 0
+    with refuses("assign: centers must be finite, got a NaN or an infinity in row 1"):
+        call("neighbors_assign", x[0], torch.tensor([[0.0] * 9, [torch.inf] * 9], dtype=wide_dtype))
+
+
 # ---- The library ----
 
 

@@ -1,7 +1,7 @@
 // gramian::neighbors_assign: the nearest centre of every point, exactly, and its squared distance.
 #include <tuple>
 
-#include "neighbors/clusters.h"
+#include "neighbors/assign.h"
 
 namespace gramian {
 namespace {
@@ -32,40 +32,25 @@ void assign(const Rows& x, const Rows& centers, std::int64_t* labels, T* squared
 }
 
 std::tuple<Tensor, Tensor> neighbors_assign_cpu(const Tensor& x, const Tensor& centers) {
-  if (x.dim() < 2) refuse(kOp, ": x must be [..., n, d], got shape ", shape_text(x));
-  const Element element = element_of(kOp, "x", x);
-  const ScalarType dtype = compute_dtype(element);
-  const std::int64_t axes = x.dim(), n = x.size(axes - 2);
-  bool fits = centers.dim() == axes && centers.size(axes - 1) == x.size(axes - 1);
-  std::vector<std::int64_t> shape;
-  std::int64_t batches = 1;
-  for (std::int64_t axis = 0; fits && axis < axes - 2; ++axis) {
-    fits = centers.size(axis) == x.size(axis);
-    batches *= shape.emplace_back(x.size(axis));
-  }
-  if (!fits)
-    refuse(kOp, ": centers must be [..., k, d] with the leading sizes and d of x, ", shape_text(x), ", got ",
-           shape_text(centers));
-  check_centers(kOp, x, "centers", centers);
-  shape.push_back(n);
-  Tensor labels = torch::stable::new_empty(x, shape, ScalarType::Long);
-  Tensor squared = torch::stable::new_empty(x, shape, dtype);
-  const Tensor points = readable(x, dtype), rows = torch::stable::contiguous(centers);
+  const AssignCall call(x, centers);
+  Tensor labels = torch::stable::new_empty(x, call.shape, ScalarType::Long);
+  Tensor squared = torch::stable::new_empty(x, call.shape, call.dtype);
+  const Tensor points = readable(x, call.dtype), rows = torch::stable::contiguous(centers);
   const Element own = element_of(kOp, "centers", centers);
   const auto run = [&](auto zero) {
     using T = decltype(zero);
-    for (std::int64_t b = 0; b < batches; ++b)
+    for (std::int64_t b = 0; b < call.batches; ++b)
       assign<T>(rows_of(points, own, b), rows_of(rows, own, b),
-                static_cast<std::int64_t*>(labels.mutable_data_ptr()) + b * n,
-                static_cast<T*>(squared.mutable_data_ptr()) + b * n);
+                static_cast<std::int64_t*>(labels.mutable_data_ptr()) + b * call.n,
+                static_cast<T*>(squared.mutable_data_ptr()) + b * call.n);
   };
-  if (n > 0) own == Element::f64 ? run(0.0) : run(0.0F);
+  if (call.n > 0) own == Element::f64 ? run(0.0) : run(0.0F);
   return {squared, labels};
 }
 
 }  // namespace
 
-STABLE_TORCH_LIBRARY_FRAGMENT(gramian, m) { m.def("neighbors_assign(Tensor x, Tensor centers) -> (Tensor, Tensor)"); }
+STABLE_TORCH_LIBRARY_FRAGMENT(gramian, m) { m.def(kAssignSchema); }
 STABLE_TORCH_LIBRARY_IMPL(gramian, CPU, m) { m.impl("neighbors_assign", TORCH_BOX(&neighbors_assign_cpu)); }
 
 }  // namespace gramian

@@ -18,7 +18,10 @@ std::tuple<Tensor, Tensor> neighbors_knn_cuda(const Tensor& x, std::int64_t k, c
   Tensor indices = torch::stable::new_empty(x, call.shape, ScalarType::Long);
   if (call.n == 0 || call.batches == 0) return {distances, indices};
   const auto search = [&](std::int64_t batch) {
-    return cuda::KnnArguments{rows_of(x, call.element, batch),
+    return cuda::KnnArguments{"knn",
+                              "x",
+                              call.self ? "x" : "y",
+                              rows_of(x, call.element, batch),
                               rows_of(y, call.element, batch),
                               call.metric,
                               call.self,

@@ -8,6 +8,7 @@ namespace gramian::cuda {
 
 // One search of the rows of x among those of y, which are x itself where `self` is set.
 struct KnnArguments {
+  const char *op, *x_name, *y_name;  // for refusals
   Rows x, y;
   Metric metric;
   bool self, exclude_self, causal;

@@ -12,8 +12,6 @@
 namespace gramian::cuda {
 namespace {
 
-constexpr const char* kOp = "knn";
-
 // A norm that makes the slack swallow every score: for rows so small that 1 / |x| overflows, all is decided exactly.
 constexpr double kHuge = 1e10;
 
@@ -379,7 +377,7 @@ struct SideMemory {
 };
 
 template <class T>
-DeviceSide<T> measured(const char* name, const Rows& rows, Metric metric, const T* shift, double unit,
+DeviceSide<T> measured(const char* op, const char* name, const Rows& rows, Metric metric, const T* shift, double unit,
                        const SideMemory<T>& memory, Stream stream) {
   const std::int64_t blocks = stat_blocks(rows.rows);
   launch(norms_kernel<T>, dim3{static_cast<unsigned>(blocks)}, 0, stream, rows, shift, unit, metric, memory.norm,
@@ -389,7 +387,7 @@ DeviceSide<T> measured(const char* name, const Rows& rows, Metric metric, const 
     Facts facts;
     read_back(&facts, memory.norms, sizeof facts, stream);
     if (is_finite(facts.first_bad))
-      refuse(kOp, ": ", name, " must span a range whose squares do not overflow, got row ",
+      refuse(op, ": ", name, " must span a range whose squares do not overflow, got row ",
              static_cast<std::int64_t>(facts.first_bad));
   }
   return {{rows, memory.scale, memory.half_norm, memory.size},
@@ -420,13 +418,13 @@ class Search {
   std::int64_t bytes() const { return arena_.bytes(); }
 
   void run(T* distances, std::int64_t* indices, Stream stream) {
-    double largest = measure(kOp, a_.self ? "x" : "y", a_.y, y_.moments, mean_, stream);
-    if (!a_.self) largest = std::max(largest, measure(kOp, "x", a_.x, x_.moments, unused_, stream));
+    double largest = measure(a_.op, a_.y_name, a_.y, y_.moments, mean_, stream);
+    if (!a_.self) largest = std::max(largest, measure(a_.op, a_.x_name, a_.x, x_.moments, unused_, stream));
     const double unit = a_.metric == Metric::chebyshev ? 1 : unit_of<T>(largest, a_.x.cols);
     const bool squares = a_.metric == Metric::euclidean || a_.metric == Metric::sqeuclidean;
     const T* const shift = squares ? mean_ : nullptr;
-    const DeviceSide<T> x = measured("x", a_.x, a_.metric, shift, unit, x_, stream);
-    const DeviceSide<T> y = a_.self ? x : measured("y", a_.y, a_.metric, shift, unit, y_, stream);
+    const DeviceSide<T> x = measured(a_.op, a_.x_name, a_.x, a_.metric, shift, unit, x_, stream);
+    const DeviceSide<T> y = a_.self ? x : measured(a_.op, a_.y_name, a_.y, a_.metric, shift, unit, y_, stream);
     const double rounding = (0.3 * static_cast<double>(a_.x.cols) + 8) * std::numeric_limits<T>::epsilon() / 2;
     const Problem<T> problem{x,         y,    y_.norms, unit,  rounding, a_.metric, a_.exclude_self,
                              a_.causal, a_.k, parts_,   keep_, capacity_};
