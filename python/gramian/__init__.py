@@ -13,6 +13,7 @@ except ImportError as error:
 
 from . import _cuda as _cuda  # loads the CUDA kernels
 from . import (
+    adversarial,
     dynamics,
     engine,
     information,
@@ -25,6 +26,7 @@ __version__: str = _C.build_info()["version"]
 __all__ = [
     "NumericalWarning",
     "__version__",
+    "adversarial",
     "dynamics",
     "engine",
     "information",
