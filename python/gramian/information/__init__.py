@@ -6,10 +6,10 @@ from ._infonce import infonce_separable
 from ._ksg import ksg
 from ._mine import MINE, Estimate, adaptive_clip_, derangement
 
-__all__ = [
-    "MINE",
+__all__ = [  # noqa: RUF022  sorted as sorted() does
     "EmaDonskerVaradhan",
     "Estimate",
+    "MINE",
     "PairwiseCritic",
     "SeparableCritic",
     "adaptive_clip_",
