@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 _NEIGHBORS = 10
 _ITERATIONS, _FEW_ITERATIONS = 300, 25
-_COLUMNS = {"same": "nearest: same digit", "learnability": "cluster learnability", "dimension": "intrinsic dimension"}
+_COLUMNS = {"same": "same digit", "learnability": "learnability", "dimension": "dimension", "probe": "linear probe"}
 
 
 def section(subject: Subject, measure: Measure) -> Section:
@@ -29,9 +29,14 @@ def section(subject: Subject, measure: Measure) -> Section:
     before, after = (representations(subject.snapshots[epoch], subject.images) for epoch in (0, -1))
     names = ["pixels", *(f"hidden layer {number}" for number in range(1, len(after) - 1)), "outputs"]
     course = [
-        [numbers(layer, subject.labels, clusters) for layer in pair]
+        [numbers(layer, subject, clusters) for layer in pair]
         for pair in progress(list(zip(before, after, strict=True)), "neighbours and clusters", "layer")
     ]
+
+    generator = torch.Generator().manual_seed(0)
+    scores = neighbors.clid(dict(zip(names, after, strict=True)), n_clusters=clusters, generator=generator).score
+    probes = torch.tensor([trained["probe"] for _, trained in course], dtype=torch.float64)
+    agreement = neighbors.correlations(scores, probes)
 
     last = representations(subject.snapshots[-1], _shifted(subject.images, 1 if subject.quick else 3))[-2]
     size = "{} x {}".format(*last.shape)
@@ -45,16 +50,23 @@ def section(subject: Subject, measure: Measure) -> Section:
     return Section(
         title="Neighbours and clusters",
         about=f"Of every layer, before → after training: how often the nearest image shows the same digit; how well "
-        f"the nearest among the images before it predicts an image's cluster, of {clusters} by K-means, no labels used "
-        f"(arXiv:2206.01251); the dimension that the ratio of the two nearest distances tells.",
-        header=("layer", *_COLUMNS.values()),
+        f"the nearest among the images before it predicts an image's cluster, of {clusters} by K-means, no labels used; "
+        f"the dimension that the ratio of the two nearest distances tells; CLID, the last two in one score "
+        f"(arXiv:2206.01251), after training; the accuracy of a linear probe on images held out.",
+        header=("layer", *list(_COLUMNS.values())[:3], "CLID", _COLUMNS["probe"]),
         rows=[
-            (f"{name} ({layer.shape[1]})", *(f"{old[key]:.3g} → {new[key]:.3g}" for key in _COLUMNS))
-            for name, layer, (old, new) in zip(names, after, course, strict=True)
+            (
+                f"{name} ({layer.shape[1]})",
+                *(f"{old[key]:.3g} → {new[key]:.3g}" for key in list(_COLUMNS)[:3]),
+                f"{score:.2f}",
+                f"{old['probe']:.3f} → {new['probe']:.3f}",
+            )
+            for name, layer, score, (old, new) in zip(names, after, scores.tolist(), course, strict=True)
         ],
         finding=f"In the last hidden layer training takes the intrinsic dimension from "
         f"{last_hidden[0]['dimension']:.1f} to {last_hidden[1]['dimension']:.1f} and the learnability of clusters "
-        f"from {last_hidden[0]['learnability']:.2f} to {last_hidden[1]['learnability']:.2f}.",
+        f"from {last_hidden[0]['learnability']:.2f} to {last_hidden[1]['learnability']:.2f}. Over the layers, CLID and the "
+        f"probe correlate with {agreement.pearson:.2f} (Pearson), {agreement.kendall:.2f} (Kendall).",
         versus=sides,
         figure=_figure(subject, names, after, course, clusters),
         caption="every layer in its two main directions; its measures; clusters of the pixels",
@@ -71,15 +83,27 @@ def representations(network: nn.Sequential, images: Tensor) -> list[Tensor]:
     return layers
 
 
-def numbers(layer: Tensor, labels: Tensor, clusters: int) -> dict[str, float]:
-    """Leave-one-out accuracy of the nearest neighbour, learnability and intrinsic dimension (TwoNN) of one layer."""
-    two = neighbors.knn(layer, 2, exclude_self=True)
-    first, second = two.distances.double().unbind(1)
+def numbers(layer: Tensor, subject: Subject, clusters: int) -> dict[str, float]:
+    """Leave-one-out accuracy of the nearest neighbour, learnability, dimension (TwoNN) and a linear probe of one layer."""
+    labels = subject.labels
+    nearest_row = neighbors.knn(layer, 1, exclude_self=True).indices[:, 0]
     return {
-        "same": float((labels[two.indices[:, 0]] == labels).double().mean()),
+        "same": float((labels[nearest_row] == labels).double().mean()),
         "learnability": float(learnability(clusters, layer)),
-        "dimension": float((len(layer) - 1) / (second / first).log().sum()),
+        "dimension": float(neighbors.twonn(layer, estimator="mle").value),
+        "probe": probe(layer.double(), subject),
     }
+
+
+def probe(layer: Tensor, subject: Subject) -> float:
+    """Held-out accuracy of a linear classifier: ridge regression on one column for each digit."""
+    known = slice(subject.learned)
+    features = torch.cat([layer - layer[known].mean(0), torch.ones(len(layer), 1, dtype=layer.dtype)], 1)
+    x, y = features[known], nn.functional.one_hot(subject.labels)[known].to(layer.dtype)
+    gram = x.T @ x
+    ridge = 1e-3 * gram.diagonal().mean() * torch.eye(len(gram), dtype=layer.dtype)
+    guesses = (features @ torch.linalg.solve(gram + ridge, x.T @ y)).argmax(1)
+    return float((guesses == subject.labels)[subject.held_out].double().mean())
 
 
 def nearest(x: Tensor) -> Tensor:
