@@ -72,9 +72,9 @@ class Lloyd {
   }
 
  private:
-  static constexpr std::int64_t kCenters = 96;  // that a worker moves at a time
-  static constexpr std::int64_t kSumRounds = 16;    // sums are renewed, lest the rounding of differences grow
-  static constexpr std::int64_t kPlainRounds = 2;   // before bounds: while all centres move far, they decide nothing
+  static constexpr std::int64_t kCenters = 96;     // that a worker moves at a time
+  static constexpr std::int64_t kSumRounds = 16;   // sums are renewed, lest the rounding of differences grow
+  static constexpr std::int64_t kPlainRounds = 2;  // before bounds: while all centres move far, they decide nothing
 
   static const KmeansKernels<T>& kernel() { return kmeans_kernels<T>(); }
   static std::size_t size(std::int64_t n) { return static_cast<std::size_t>(n); }
