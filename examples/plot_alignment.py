@@ -46,14 +46,21 @@ def measure(epochs: int = EPOCHS) -> dict[str, ntk.AlignmentRecorder]:
     images = torch.tensor(digits.data / 16, dtype=torch.float32)[order]
     labels = torch.tensor(digits.target)[order]
     shuffled = labels[torch.randperm(len(labels), generator=torch.Generator().manual_seed(1))]
-    return {"true labels": train(images, labels, epochs=epochs), "random labels": train(images, shuffled, epochs=epochs)}
+    return {
+        "true labels": train(images, labels, epochs=epochs),
+        "random labels": train(images, shuffled, epochs=epochs),
+    }
 
 
 def plot(found: dict[str, ntk.AlignmentRecorder], path: Path) -> None:
     """Draw alignment, share of the ten largest modes and effective rank against the epoch."""
     import matplotlib.pyplot as plt
 
-    panels = {"alignment": "alignment with the labels", "top_share": "share of the 10 largest modes", "effective_rank": "effective rank"}
+    panels = {
+        "alignment": "alignment with the labels",
+        "top_share": "share of the 10 largest modes",
+        "effective_rank": "effective rank",
+    }
     figure, axes = plt.subplots(1, len(panels), figsize=(11, 3.2), layout="constrained")
     for axis, (what, title) in zip(axes, panels.items(), strict=True):
         for (name, recorder), style in zip(found.items(), ("-", "--"), strict=True):
