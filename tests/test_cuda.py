@@ -130,6 +130,15 @@ def test_a_cuda_op_refuses_what_the_cpu_op_refuses(call):
         call("gram_square_sum", x, x[:, :2])
 
 
+@pytest.mark.slow
+def test_what_the_device_cannot_hold_is_refused_with_both_sizes(emulated):
+    x = torch.zeros(1, 1, dtype=torch.bfloat16)  # expanded: it takes no memory here
+    with pytest.raises(
+        ValueError, match=r"^gram_square_sum: its arguments must leave room .* has \d+ MiB; .* need \d+ MiB$"
+    ):
+        emulated("gram_square_sum", x.expand(2**24, 2**14), x.expand(1, 2**14))
+
+
 # ---- knn ----
 
 METRICS = ["euclidean", "sqeuclidean", "cosine", "ip", "chebyshev"]
