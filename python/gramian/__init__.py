@@ -14,6 +14,7 @@ except ImportError as error:
 from . import _cuda as _cuda  # loads the CUDA kernels
 from . import (
     adversarial,
+    attention,
     dynamics,
     engine,
     information,
@@ -27,6 +28,7 @@ __all__ = [
     "NumericalWarning",
     "__version__",
     "adversarial",
+    "attention",
     "dynamics",
     "engine",
     "information",
