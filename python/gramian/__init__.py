@@ -20,6 +20,7 @@ from . import (
     information,
     neighbors,
     ntk,
+    simplex,
 )
 from ._warnings import NumericalWarning
 
@@ -34,4 +35,5 @@ __all__ = [
     "information",
     "neighbors",
     "ntk",
+    "simplex",
 ]

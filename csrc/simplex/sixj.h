@@ -1,0 +1,109 @@
+// What the ops on 6j and 3j symbols share: admissible or not, the family of a symbol, families in groups of lanes.
+#pragma once
+#include <algorithm>
+#include <array>
+#include <vector>
+
+#include "core/parallel.h"
+#include "core/tensor.h"
+#include "core/workspace.h"
+#include "simplex/sixj_kernel.h"
+
+namespace gramian {
+
+constexpr std::int64_t kLargestSpin = 20000;  // doubled: squares of squares of sums of two stay normal numbers
+
+inline std::uint64_t times_modulo(std::uint64_t a, std::uint64_t b) {
+  constexpr std::uint64_t kPrime = (std::uint64_t{1} << 61) - 1;
+  return static_cast<std::uint64_t>(static_cast<unsigned __int128>(a) * b % kPrime);
+}
+
+// Tables of n! and 1 / n! for n <= 2 largest + 2, all that symbols of doubled spins up to `largest` take.
+class FactorialTables {
+ public:
+  explicit FactorialTables(std::int64_t largest) : value_(static_cast<std::size_t>(2 * largest + 3)), inverse_(value_) {
+    value_[0] = 1;
+    for (std::size_t n = 1; n < value_.size(); ++n) value_[n] = times_modulo(value_[n - 1], n);
+    std::uint64_t power = value_.back(), inverse = 1;  // a^(p - 2), p - 2 = 2^61 - 3
+    for (std::uint64_t bits = (std::uint64_t{1} << 61) - 3; bits != 0; bits >>= 1) {
+      if (bits & 1) inverse = times_modulo(inverse, power);
+      power = times_modulo(power, power);
+    }
+    for (std::size_t n = value_.size(); n-- > 0;) {
+      inverse_[n] = inverse;
+      inverse = times_modulo(inverse, n);
+    }
+  }
+  Factorials view() const { return {value_.data(), inverse_.data()}; }
+
+ private:
+  std::vector<std::uint64_t> value_, inverse_;
+};
+
+inline bool is_triad(std::int64_t a, std::int64_t b, std::int64_t c) {
+  return (a + b + c) % 2 == 0 && a + b >= c && std::abs(a - b) <= c;
+}
+
+// The family {x a; b} of a 6j symbol over its upper left spin; no entries where nothing is admissible.
+inline Family recoupling(std::int64_t a, std::int64_t b, std::int64_t c, std::int64_t d, std::int64_t column) {
+  const std::int64_t first = std::max(std::abs(a - b), std::abs(c - d)), last = std::min(a + b, c + d);
+  const bool fits = is_triad(column, a, d) && is_triad(column, c, b) && (a + b + c + d) % 2 == 0 && first <= last;
+  const auto narrow = [](std::int64_t v) { return static_cast<std::int32_t>(v); };
+  return {{narrow(a), narrow(b), narrow(c), narrow(d)}, narrow(column), narrow(first),
+          fits ? narrow((last - first) / 2 + 1) : 0, 0, 1};
+}
+
+inline void check_spins(const char* op, const char* name, const Tensor& spins, std::int64_t rows) {
+  if (spins.scalar_type() != ScalarType::Long)
+    refuse(op, ": ", name, " must be int64, got ", dtype_text(spins.scalar_type()));
+  if (spins.dim() != 2 || spins.size(0) != rows)
+    refuse(op, ": ", name, " must be [", rows, ", n], got shape ", shape_text(spins));
+}
+
+// The largest of `n` doubled spins; refuses negative ones and those beyond kLargestSpin.
+inline std::int64_t largest_spin(const char* op, const char* name, const std::int64_t* spins, std::int64_t n) {
+  std::int64_t largest = 0;
+  for (std::int64_t i = 0; i < n; ++i) {
+    if (spins[i] < 0 || spins[i] > kLargestSpin)
+      refuse(op, ": ", name, " must be doubled spins in [0, ", kLargestSpin, "], got ", spins[i]);
+    largest = std::max(largest, spins[i]);
+  }
+  return largest;
+}
+
+constexpr std::int64_t kSymbolGrain = 2048;  // symbols that a worker sorts by length and runs at once
+
+// values[i] = the target entry of family_of(i), 0 where that has no entries. Families of like length run side by side;
+// what stands in the other lanes changes no result.
+template <class Run, class FamilyOf>
+void run_targets(std::int64_t n, std::int64_t longest, Run&& run, FamilyOf&& family_of, double* values) {
+  const auto& kernel = GRAMIAN_KERNELS(sixj);
+  const std::int64_t workers = worker_count((n + kSymbolGrain - 1) / kSymbolGrain);
+  const Workspace scratch(workers, 8 * kernel.scratch(longest));
+  run_pieces(n, kSymbolGrain, [&](std::int64_t begin, std::int64_t end, std::int64_t worker) {
+    struct Work {
+      Family family;
+      std::int64_t index;
+    };
+    std::vector<Work> work;
+    work.reserve(static_cast<std::size_t>(end - begin));
+    for (std::int64_t i = begin; i < end; ++i) {
+      values[i] = 0;
+      const Family family = family_of(i);
+      if (family.count > 0) work.push_back({family, i});
+    }
+    std::sort(work.begin(), work.end(), [](const Work& a, const Work& b) {
+      return a.family.count != b.family.count ? a.family.count < b.family.count : a.index < b.index;
+    });
+    std::array<Family, 64> group;
+    std::array<double, 64> result;
+    for (std::size_t w = 0; w < work.size(); w += static_cast<std::size_t>(kernel.lanes)) {
+      const std::size_t lanes = std::min(work.size() - w, static_cast<std::size_t>(kernel.lanes));
+      for (std::size_t l = 0; l < lanes; ++l) group[l] = work[w + l].family;
+      run(group.data(), static_cast<std::int32_t>(lanes), static_cast<double*>(scratch.of(worker)), result.data());
+      for (std::size_t l = 0; l < lanes; ++l) values[work[w + l].index] = result[l];
+    }
+  });
+}
+
+}  // namespace gramian

@@ -1,0 +1,43 @@
+// gramian::simplex_threej: 3j symbols, each as one entry of its family over the first magnetic number.
+#include "simplex/sixj.h"
+
+namespace gramian {
+namespace {
+
+// spins [6, n]: j1, j2, j3, m1, m2, m3, all doubled.
+Tensor simplex_threej_cpu(const Tensor& spins) {
+  constexpr const char* kOp = "threej";
+  check_spins(kOp, "spins", spins, 6);
+  const Tensor held = torch::stable::contiguous(spins);
+  const std::int64_t n = held.size(1);
+  const auto* spin = static_cast<const std::int64_t*>(held.const_data_ptr());
+  const std::int64_t largest = largest_spin(kOp, "spins", spin, 3 * n);
+  const FactorialTables tables(2 * largest);
+  Tensor values = torch::stable::new_empty(held, {n}, ScalarType::Double);
+  const auto& kernel = GRAMIAN_KERNELS(sixj);
+  const auto family_of = [&](std::int64_t i) {
+    const std::int64_t a = spin[i], b = spin[n + i], c = spin[2 * n + i], m1 = spin[3 * n + i], m2 = spin[4 * n + i],
+                       m3 = spin[5 * n + i], m = -m3;
+    const auto possible = [](std::int64_t j, std::int64_t of) { return of >= -j && of <= j && (j + of) % 2 == 0; };
+    if (!possible(a, m1) || !possible(b, m2) || !possible(c, m3) || m1 + m2 + m3 != 0 || !is_triad(a, b, c))
+      return Family{};
+    const std::int64_t first = std::max(-a, m - b), last = std::min(a, m + b);
+    const auto narrow = [](std::int64_t v) { return static_cast<std::int32_t>(v); };
+    return Family{{narrow(a), narrow(b), narrow(m), 0}, narrow(c), narrow(first), narrow((last - first) / 2 + 1),
+                  narrow((m1 - first) / 2), (a - b - m3) % 4 == 0 ? 1 : -1};
+  };
+  run_targets(
+      n, largest + 1,
+      [&](const Family* group, std::int32_t lanes, double* scratch, double* out) {
+        kernel.threej(group, lanes, tables.view(), scratch, out, 0);
+      },
+      family_of, static_cast<double*>(values.mutable_data_ptr()));
+  return values;
+}
+
+}  // namespace
+
+STABLE_TORCH_LIBRARY_FRAGMENT(gramian, m) { m.def("simplex_threej(Tensor spins) -> Tensor"); }
+STABLE_TORCH_LIBRARY_IMPL(gramian, CPU, m) { m.impl("simplex_threej", TORCH_BOX(&simplex_threej_cpu)); }
+
+}  // namespace gramian
