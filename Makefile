@@ -13,7 +13,7 @@ tools := $(VENV)/.gramian-tools
 built := $(VENV)/.gramian-built
 sources := pyproject.toml CMakeLists.txt $(wildcard cmake/*) $(shell find csrc -type f ! -name '*.md')
 
-.PHONY: tour test lint bench docs install clean
+.PHONY: tour test lint bench docs wheel wheel-test install clean
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 
@@ -22,6 +22,8 @@ help:
 	@echo "make test    build gramian and run its tests"
 	@echo "make lint    ruff, mypy and clang-format"
 	@echo "make docs    run every example of README.md and docs/"
+	@echo "make wheel   the source distribution and a wheel from it, in dist/; WHEEL_PYTHONS='python3.10 python3.13' for others"
+	@echo "make wheel-test  try the wheel in an empty environment; WHEEL_TORCHES='torch==2.10.0 torch' chooses torches"
 	@echo "make bench   measure against the peers; BENCH='neighbors --quick' chooses"
 	@echo "make clean   remove what was built (VENV stays)"
 
@@ -33,6 +35,12 @@ test: $(built)-demo $(built)-test
 
 docs: $(built)-demo $(built)-test
 	@$(bin)/python -m pytest --quiet tests/test_docs.py
+
+wheel: $(tools)
+	@$(bin)/python tools/wheel.py build $(WHEEL) $(WHEEL_PYTHONS)
+
+wheel-test: $(tools)
+	@$(bin)/python tools/wheel.py test $(WHEEL_TORCHES)
 
 bench: $(built)-bench
 	@$(bin)/python -m benchmarks $(BENCH)
