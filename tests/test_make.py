@@ -45,5 +45,5 @@ def test_make_names_the_python_that_is_missing(tmp_path):
 def test_make_without_a_goal_lists_the_goals():
     done = run(["make"])
     assert done.returncode == 0
-    for goal in ("tour", "test", "lint", "docs", "bench", "clean"):
+    for goal in ("tour", "test", "lint", "docs", "wheel", "wheel-test", "bench", "clean"):
         assert f"make {goal} " in done.stdout

@@ -20,8 +20,10 @@ from . import (
     information,
     neighbors,
     ntk,
+    plot,
     simplex,
 )
+from ._report import report
 from ._warnings import NumericalWarning
 
 __version__: str = _C.build_info()["version"]
@@ -35,5 +37,7 @@ __all__ = [
     "information",
     "neighbors",
     "ntk",
+    "plot",
+    "report",
     "simplex",
 ]

@@ -1,4 +1,4 @@
-"""The `gramian` command: what the ops run on, a tour on real data, the benchmark suite."""
+"""The `gramian` command: what the ops run on, a tour on real data, a report on a model, the benchmark suite."""
 
 from __future__ import annotations
 
@@ -72,6 +72,26 @@ def _tour(options: argparse.Namespace) -> int:
     return 0
 
 
+def _report(options: argparse.Namespace) -> int:
+    if importlib.util.find_spec("matplotlib") is None:
+        print("gramian report: needs matplotlib; pip install 'gramian[plot]'", file=sys.stderr)
+        return 1
+    try:
+        written = gramian.report(
+            options.model,
+            options.data,
+            options.out,
+            samples=options.samples,
+            seed=options.seed,
+            progress=not options.quiet,
+        )
+    except ValueError as refusal:
+        print(f"gramian {refusal}", file=sys.stderr)
+        return 1
+    print(f"{written.page}\n{written.numbers_file}")
+    return 0
+
+
 def _bench(arguments: Sequence[str]) -> int:
     # The suite is part of a checkout, not of the installed package; an editable install knows its checkout.
     for folder in (Path.cwd(), Path(__file__).resolve().parents[2]):
@@ -99,6 +119,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
     command.add_argument("--out", type=Path, default=Path("tour-figures"), help="folder of the figures (%(default)s)")
     command.add_argument("--quick", action="store_true", help="fewer epochs and images: for a look only")
     command.set_defaults(run=_tour)
+    command = commands.add_parser(
+        "report", help="measure a model on data: one page of figures, and all numbers as JSON"
+    )
+    command.add_argument(
+        "model", help="package.module:factory, or a TorchScript or exported (.pt2) file; it is run, so trust it"
+    )
+    command.add_argument("data", help="a .pt, .npy or .npz file: samples, or entries x and y")
+    command.add_argument("--out", default="gramian-report.html", help="the page (%(default)s); the JSON goes beside it")
+    command.add_argument("--samples", type=int, default=512, help="how many of the first samples to use (%(default)s)")
+    command.add_argument("--seed", type=int, default=0, help="of clusters and segments (%(default)s)")
+    command.add_argument("--quiet", action="store_true", help="no progress bar")
+    command.set_defaults(run=_report)
     commands.add_parser("bench", help="measure against the peers: `gramian bench --help`", add_help=False)
     options = parser.parse_args(given)
     try:
