@@ -21,7 +21,7 @@ help:
 	@echo "make tour    build gramian and see what it does, on real data"
 	@echo "make test    build gramian and run its tests"
 	@echo "make lint    ruff, mypy and clang-format"
-	@echo "make docs    run every example of README.md and docs/"
+	@echo "make docs    build the pages, and run every example of README.md and docs/"
 	@echo "make wheel   the source distribution and a wheel from it, in dist/; WHEEL_PYTHONS='python3.10 python3.13' for others"
 	@echo "make wheel-test  try the wheel in an empty environment; WHEEL_TORCHES='torch==2.10.0 torch' chooses torches"
 	@echo "make bench   measure against the peers; BENCH='neighbors --quick' chooses"
@@ -33,8 +33,10 @@ tour: $(built)-demo
 test: $(built)-demo $(built)-test
 	@$(bin)/python -m pytest $(TEST)
 
-docs: $(built)-demo $(built)-test
+docs: $(built)-demo $(built)-test $(built)-docs
+	@$(bin)/python -m sphinx -q -W --keep-going -d build/docs-cache docs build/docs
 	@$(bin)/python -m pytest --quiet tests/test_docs.py
+	@echo "build/docs/index.html"
 
 wheel: $(tools)
 	@$(bin)/python tools/wheel.py build $(WHEEL) $(WHEEL_PYTHONS)
