@@ -395,7 +395,7 @@ def report(
     seed: int = 0,
     progress: bool = False,
 ) -> Report:
-    """Measure a model on data and write one page: tangent kernel, learnability and dimension by layer, spectrum between samples.
+    """Measure a model on data and write one page: tangent kernel, learnability and dimension by layer, frequencies.
 
     Args:
         model: any module, ``"package.module:factory"``, or the path of a TorchScript or exported (.pt2) file. A model is code: name
