@@ -49,8 +49,12 @@ inline Family recoupling(std::int64_t a, std::int64_t b, std::int64_t c, std::in
   const std::int64_t first = std::max(std::abs(a - b), std::abs(c - d)), last = std::min(a + b, c + d);
   const bool fits = is_triad(column, a, d) && is_triad(column, c, b) && (a + b + c + d) % 2 == 0 && first <= last;
   const auto narrow = [](std::int64_t v) { return static_cast<std::int32_t>(v); };
-  return {{narrow(a), narrow(b), narrow(c), narrow(d)}, narrow(column), narrow(first),
-          fits ? narrow((last - first) / 2 + 1) : 0, 0, 1};
+  return {{narrow(a), narrow(b), narrow(c), narrow(d)},
+          narrow(column),
+          narrow(first),
+          fits ? narrow((last - first) / 2 + 1) : 0,
+          0,
+          1};
 }
 
 inline void check_spins(const char* op, const char* name, const Tensor& spins, std::int64_t rows) {

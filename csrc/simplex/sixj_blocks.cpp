@@ -23,8 +23,12 @@ std::tuple<Tensor, Tensor> simplex_sixj_blocks_cpu(const Tensor& blocks, std::in
   };
   const auto shape_of = [&](std::int64_t i) {
     const std::int64_t a = spin[i], b = spin[n + i], c = spin[2 * n + i], d = spin[3 * n + i];
-    Shape s{std::max(std::abs(a - b), std::abs(c - d)), std::min(a + b, c + d),
-            std::max(std::abs(a - d), std::abs(c - b)), std::min(a + d, c + b), 0, 0};
+    Shape s{std::max(std::abs(a - b), std::abs(c - d)),
+            std::min(a + b, c + d),
+            std::max(std::abs(a - d), std::abs(c - b)),
+            std::min(a + d, c + b),
+            0,
+            0};
     if ((a + b + c + d) % 2 == 0 && s.first <= s.last && s.column <= s.column_last) {
       s.rows = std::max<std::int64_t>(0, (std::min(s.last, limit) - s.first + 2) / 2);
       s.cols = std::max<std::int64_t>(0, (std::min(s.column_last, limit) - s.column + 2) / 2);
@@ -51,7 +55,11 @@ std::tuple<Tensor, Tensor> simplex_sixj_blocks_cpu(const Tensor& blocks, std::in
       if (s.rows * s.cols == 0) continue;
       const auto narrow = [](std::int64_t v) { return static_cast<std::int32_t>(v); };
       const Family family{{narrow(spin[i]), narrow(spin[n + i]), narrow(spin[2 * n + i]), narrow(spin[3 * n + i])},
-                          narrow(s.column), narrow(s.first), narrow((s.last - s.first) / 2 + 1), 0, 1};
+                          narrow(s.column),
+                          narrow(s.first),
+                          narrow((s.last - s.first) / 2 + 1),
+                          0,
+                          1};
       kernel.block(family, s.rows, s.cols, tables.view(), static_cast<double*>(scratch.of(worker)), out + offset[i]);
     }
   });
@@ -60,7 +68,9 @@ std::tuple<Tensor, Tensor> simplex_sixj_blocks_cpu(const Tensor& blocks, std::in
 
 }  // namespace
 
-STABLE_TORCH_LIBRARY_FRAGMENT(gramian, m) { m.def("simplex_sixj_blocks(Tensor blocks, int limit) -> (Tensor, Tensor)"); }
+STABLE_TORCH_LIBRARY_FRAGMENT(gramian, m) {
+  m.def("simplex_sixj_blocks(Tensor blocks, int limit) -> (Tensor, Tensor)");
+}
 STABLE_TORCH_LIBRARY_IMPL(gramian, CPU, m) { m.impl("simplex_sixj_blocks", TORCH_BOX(&simplex_sixj_blocks_cpu)); }
 
 }  // namespace gramian

@@ -17,8 +17,7 @@ std::tuple<Tensor, Tensor> simplex_sixj_family_cpu(const Tensor& spins, std::int
   std::vector<Family> families(static_cast<std::size_t>(n));
   std::int64_t longest = 1;
   for (std::int64_t i = 0; i < n; ++i) {  // j2, j3, l1, l2, l3
-    const Family family =
-        recoupling(spin[i], spin[n + i], spin[3 * n + i], spin[4 * n + i], spin[2 * n + i]);
+    const Family family = recoupling(spin[i], spin[n + i], spin[3 * n + i], spin[4 * n + i], spin[2 * n + i]);
     if (family.count > width) refuse(kOp, ": width must be at least ", family.count, ", got ", width);
     longest = std::max<std::int64_t>(longest, family.count);
     families[static_cast<std::size_t>(i)] = family;

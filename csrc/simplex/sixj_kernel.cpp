@@ -49,8 +49,8 @@ bool is_zero_6j(const Family& f, int x, Factorials fact) {
   std::uint64_t total = 0;
   for (int t = begin; t <= end; ++t) {
     const std::uint64_t* inv = fact.inverse;
-    const std::uint64_t term = times(fact.value[t + 1], inv[t - low[0]], inv[t - low[1]], inv[t - low[2]], inv[t - low[3]],
-                                     inv[high[0] - t], inv[high[1] - t], inv[high[2] - t]);
+    const std::uint64_t term = times(fact.value[t + 1], inv[t - low[0]], inv[t - low[1]], inv[t - low[2]],
+                                     inv[t - low[3]], inv[high[0] - t], inv[high[1] - t], inv[high[2] - t]);
     total += t % 2 == 0 ? term : kPrime - term;
     if (total >= kPrime) total -= kPrime;
   }
@@ -125,8 +125,8 @@ struct Steps {
 };
 
 struct Solved {
-  i64xN join;           // entries behind this index are still to be multiplied by `ratio`
-  f64xN ratio, scale;   // `scale` makes it a unit vector with the right sign
+  i64xN join;          // entries behind this index are still to be multiplied by `ratio`
+  f64xN ratio, scale;  // `scale` makes it a unit vector with the right sign
 };
 
 constexpr double kBig = 0x1p400;
@@ -144,8 +144,8 @@ GRAMIAN_INLINE i64xN index(std::int64_t k) { return k - i64xN{}; }
 // One eigenvector in each lane. Forward from the first entry for as long as entries grow, as they do where the recursion
 // is unstable the other way; backward from the last to the same place; joined there, where the entry is large.
 template <bool kShared>
-GRAMIAN_INLINE Solved solve(const Steps<kShared>& steps, i64xN count, std::int64_t longest, f64xN eigenvalue, f64xN sign,
-                            double* entry) {
+GRAMIAN_INLINE Solved solve(const Steps<kShared>& steps, i64xN count, std::int64_t longest, f64xN eigenvalue,
+                            f64xN sign, double* entry) {
   using S = Steps<kShared>;
   i64xN alive = count > 1, join = {};
   f64xN value = broadcast(1.0), before = {}, beside = {}, low_sum = value, peak = value;
@@ -175,7 +175,8 @@ GRAMIAN_INLINE Solved solve(const Steps<kShared>& steps, i64xN count, std::int64
     f64xN next = {};
     if (k + 1 < longest) {
       const f64xN inverse = S::at(steps.inverse, k);
-      next = (eigenvalue - S::at(steps.diagonal, k + 1)) * inverse * value - (S::at(steps.beside, k + 1) * inverse) * before;
+      next = (eigenvalue - S::at(steps.diagonal, k + 1)) * inverse * value -
+             (S::at(steps.beside, k + 1) * inverse) * before;
     }
     before = value;
     value = count == index(k + 1) ? broadcast(1.0) : next;
@@ -198,8 +199,9 @@ constexpr double kSuspect = 1e-9;  // an entry this far below both its neighbour
 
 // The finished entry k of all lanes; an entry that should be exactly zero is.
 template <class Basis>
-GRAMIAN_INLINE f64xN finished(const Family* families, std::int32_t lanes, std::int32_t column_step, const Solved& solved,
-                              i64xN count, Factorials factorials, const double* entry, std::int64_t k) {
+GRAMIAN_INLINE f64xN finished(const Family* families, std::int32_t lanes, std::int32_t column_step,
+                              const Solved& solved, i64xN count, Factorials factorials, const double* entry,
+                              std::int64_t k) {
   const auto raw = [&](std::int64_t row) {
     const f64xN value = load(entry + row * kN);
     return select(index(row) > solved.join, value * solved.ratio, value);
@@ -207,8 +209,8 @@ GRAMIAN_INLINE f64xN finished(const Family* families, std::int32_t lanes, std::i
   f64xN value = raw(k);
   const i64xN inside = index(k + 1) < count;
   if (k > 0 && any(inside)) {
-    const i64xN suspect = inside & (size_of(value) < kSuspect * size_of(raw(k - 1))) &
-                          (size_of(value) < kSuspect * size_of(raw(k + 1)));
+    const i64xN suspect =
+        inside & (size_of(value) < kSuspect * size_of(raw(k - 1))) & (size_of(value) < kSuspect * size_of(raw(k + 1)));
     if (any(suspect))
       for (int l = 0; l < lanes; ++l) {
         Family family = families[column_step == 0 ? l : 0];

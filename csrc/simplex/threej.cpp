@@ -23,8 +23,12 @@ Tensor simplex_threej_cpu(const Tensor& spins) {
       return Family{};
     const std::int64_t first = std::max(-a, m - b), last = std::min(a, m + b);
     const auto narrow = [](std::int64_t v) { return static_cast<std::int32_t>(v); };
-    return Family{{narrow(a), narrow(b), narrow(m), 0}, narrow(c), narrow(first), narrow((last - first) / 2 + 1),
-                  narrow((m1 - first) / 2), (a - b - m3) % 4 == 0 ? 1 : -1};
+    return Family{{narrow(a), narrow(b), narrow(m), 0},
+                  narrow(c),
+                  narrow(first),
+                  narrow((last - first) / 2 + 1),
+                  narrow((m1 - first) / 2),
+                  (a - b - m3) % 4 == 0 ? 1 : -1};
   };
   run_targets(
       n, largest + 1,

@@ -15,9 +15,9 @@ GRAMIAN_INLINE f64xN angle_of(f64xN y, f64xN x) {
   const f64xN low = across < y ? across : y, high = across < y ? y : across;
   const auto turned = low > high * 0.41421356237309504880;
   const f64xN t = (turned ? low - high : low) / (turned ? low + high : high);
-  constexpr double c[] = {-0.3333333333333333,   0.1999999999999552,   -0.14285714284666542, 0.11111111015256361,
-                          -0.09090904578123903,  0.07692183190826087,  -0.06664511447381948, 0.05858148912802203,
-                          -0.05085449737940227,  0.03923165829558635,  -0.01917688711906133};
+  constexpr double c[] = {-0.3333333333333333,  0.1999999999999552,  -0.14285714284666542, 0.11111111015256361,
+                          -0.09090904578123903, 0.07692183190826087, -0.06664511447381948, 0.05858148912802203,
+                          -0.05085449737940227, 0.03923165829558635, -0.01917688711906133};
   const f64xN z = t * t, tail = t * z * polynomial<double>(z, c);
   constexpr double kQuarter = 0.78539816339744830962, kHalfLow = 6.123233995736766036e-17;
   const f64xN first = turned ? kQuarter + (t + (tail + kHalfLow / 2)) : t + tail;
@@ -38,9 +38,9 @@ GRAMIAN_INLINE f64xN gather(const double* from) {
 }
 
 struct Geometry {
-  f64xN volume;       // 4! Vol, NaN where there is no simplex
-  f64xN area[10];     // 2 Area of the triangle opposite each edge
-  f64xN cofactor[10]; // det(G) grad(lambda_i) . grad(lambda_j) for each edge ij
+  f64xN volume;        // 4! Vol, NaN where there is no simplex
+  f64xN area[10];      // 2 Area of the triangle opposite each edge
+  f64xN cofactor[10];  // det(G) grad(lambda_i) . grad(lambda_j) for each edge ij
 };
 
 // From squared lengths. G is the Gram matrix of the edge vectors at vertex 0; its cofactors, 2 x 2 minor by 2 x 2 minor.
@@ -113,9 +113,7 @@ GRAMIAN_INLINE Simplices read(const double* lengths, bool squared) {
 
 // cos and sin of a dihedral angle are as -C_ij to v a, a the triangle between the two facets: C_ii C_jj - C_ij^2 =
 // (v a)^2, in which nothing cancels.
-GRAMIAN_INLINE f64xN angle(const Geometry& g, int edge) {
-  return angle_of(g.volume * g.area[edge], -g.cofactor[edge]);
-}
+GRAMIAN_INLINE f64xN angle(const Geometry& g, int edge) { return angle_of(g.volume * g.area[edge], -g.cofactor[edge]); }
 
 GRAMIAN_INLINE void forward_lanes(const double* lengths, const double* labels, bool squared, double* action,
                                   double* log_volume) {
@@ -221,7 +219,8 @@ void backward(const Weight4Problem& p, std::int64_t begin, std::int64_t end) {
   if (i == end) return;
   const Tail tail(p, i, end);
   f64xN by_action = {}, by_log = {};
-  for (std::int64_t l = 0; l < tail.count; ++l) by_action[l] = p.grad_action[i + l], by_log[l] = p.grad_log_volume[i + l];
+  for (std::int64_t l = 0; l < tail.count; ++l)
+    by_action[l] = p.grad_action[i + l], by_log[l] = p.grad_log_volume[i + l];
   double grad_lengths[kN * kEdges4], grad_labels[kN * kEdges4];
   backward_lanes(tail.lengths, tail.labels, p.squared, by_action, by_log, grad_lengths, grad_labels);
   const auto bytes = static_cast<unsigned long>(tail.count) * kEdges4 * sizeof(double);

@@ -14,9 +14,9 @@ struct Weight4Problem {
   const double* lengths;  // or their squares, if `squared`
   const double* labels;
   bool squared;
-  double* action;               // forward: S = sum of label times dihedral angle
-  double* log_volume;           // forward: log(4! Vol)
-  const double* grad_action;    // backward
+  double* action;             // forward: S = sum of label times dihedral angle
+  double* log_volume;         // forward: log(4! Vol)
+  const double* grad_action;  // backward
   const double* grad_log_volume;
   double* grad_lengths;
   double* grad_labels;

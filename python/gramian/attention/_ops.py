@@ -119,7 +119,7 @@ def _plain_jtj(q: Any, k: Any, v: Any, dq: Any, dk: Any, dv: Any, mix: Any, *res
     if mix is not None:
         heads = out.shape[1]
         joined = _linear(out, lambda x: x.transpose(1, 2).flatten(2)) @ mix
-        out = _linear(joined, lambda x: x.unflatten(2, (heads, -1)).transpose(1, 2))
+        out = _linear(joined, lambda x: torch.unflatten(x, 2, (heads, -1)).transpose(1, 2))
     return _plain_vjp(q, k, v, out, *rest)
 
 
@@ -197,8 +197,8 @@ def _batched(op: Any, tensors: int, mix: bool = False) -> Any:
             given[place] = mask.expand(size, batch, *mask.shape[2:]).flatten(0, 1)
         result = op(*given)
         if isinstance(result, Tensor):
-            return result.unflatten(0, (size, batch)), 0
-        return tuple(x.unflatten(0, (size, batch)) for x in result), (0, 0, 0)
+            return torch.unflatten(result, 0, (size, batch)), 0
+        return tuple(torch.unflatten(x, 0, (size, batch)) for x in result), (0, 0, 0)
 
     return rule
 
