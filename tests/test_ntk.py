@@ -386,12 +386,36 @@ class Residual(nn.Module):
         return torch.relu_(y)
 
 
+class Convolving(nn.Module):
+    """A layer without a rule, whose weight is that of a convolution elsewhere."""
+
+    def __init__(self, weight):
+        super().__init__()
+        self.weight = weight
+
+    def forward(self, x):
+        return nn.functional.conv2d(x, self.weight, dilation=2)
+
+
+class ConvolvingTwice(nn.Module):
+    """A weight used by two layers of different types."""
+
+    def __init__(self):
+        super().__init__()
+        self.one = nn.Conv2d(4, 4, (3, 2))
+        self.other = Convolving(self.one.weight)
+
+    def forward(self, x):
+        return self.other(torch.tanh(self.one(x)))
+
+
 IMAGE, SEQUENCE, VOLUME, CLASSES = "image", "sequence", "volume", "classes"
 LAYERS = {
     "conv1d": (SEQUENCE, lambda: [nn.Conv1d(4, 6, 3, padding="same", padding_mode="circular"), nn.Tanh(), Mean()]),
     "conv2d": (IMAGE, lambda: [nn.Conv2d(4, 8, 3, 2, 1, 2), nn.ReLU(), nn.Conv2d(8, 3, (2, 1), bias=False), Mean()]),
     "conv2d in groups": (IMAGE, lambda: [nn.Conv2d(4, 8, (3, 2), (1, 2), groups=2), nn.Tanh(), Mean()]),
     "conv2d by channel": (IMAGE, lambda: [nn.Conv2d(4, 4, 3, groups=4, bias=False), nn.Tanh(), Mean()]),
+    "conv2d shared": (IMAGE, lambda: [ConvolvingTwice(), nn.Tanh(), Mean()]),
     "conv3d": (VOLUME, lambda: [nn.Conv3d(2, 3, 2, (1, 2, 1)), nn.Tanh(), Mean()]),
     "transposed conv1d": (SEQUENCE, lambda: [nn.ConvTranspose1d(4, 3, 4, 3), nn.Tanh(), Mean()]),
     "transposed conv2d": (IMAGE, lambda: [nn.ConvTranspose2d(4, 3, 3, 2, 1, 1, dilation=2), nn.Tanh(), Mean()]),
@@ -440,6 +464,33 @@ def test_empirical_ntk_knows_the_layer(layer):
         parameter.requires_grad_(name in names)
     expected = reference.empirical_ntk_by_loops(model, x)
     assert relative_error(ntk.empirical_ntk(model, x, params=names), expected) < 1e-10
+
+
+def test_empirical_ntk_is_the_same_within_little_memory(monkeypatch):
+    torch.manual_seed(0)
+    model, x = nn.Sequential(*LAYERS["residual"][1]()).double().eval(), layer_inputs(IMAGE)
+    kernels = {outputs: ntk.empirical_ntk(model, x, outputs=outputs) for outputs in ("full", "trace")}
+    monkeypatch.setattr(ntk, "_WRITTEN_BYTES", 1)  # one layer at a time
+    monkeypatch.setattr(ntk, "_KEPT_BYTES", 1)  # of a trace, one output at a time
+    for outputs, kernel in kernels.items():
+        for size in (None, 2, 5):
+            assert relative_error(ntk.empirical_ntk(model, x, outputs=outputs, block_size=size), kernel) < 1e-12
+            assert (
+                relative_error(ntk.empirical_ntk(model, x, x[:3], outputs=outputs, block_size=size), kernel[:, :3])
+                < 1e-12
+            )
+
+
+@pytest.mark.parametrize(("n", "m"), [(513, None), (512, 513), (40, 600), (512, None)])
+def test_linear_gram_sums_small_and_large_kernels_alike(n, m):
+    a, g = torch.randn(n, 3, 5, dtype=torch.float64), torch.randn(n, 1, 3, 70, dtype=torch.float64)
+    a2, g2 = (
+        (None, None)
+        if m is None
+        else (torch.randn(m, 3, 5, dtype=torch.float64), torch.randn(m, 1, 3, 70, dtype=torch.float64))
+    )
+    kernel = ntk.linear_gram(a, g, a2, g2, bias=True, route="materialise")
+    assert relative_error(kernel, ntk.linear_gram(a, g, a2, g2, bias=True, route="hadamard")) < 1e-13
 
 
 def test_empirical_ntk_sees_through_activations_in_place():

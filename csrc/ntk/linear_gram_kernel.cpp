@@ -310,11 +310,15 @@ void jacobian_of(const JacobianPiece& piece, std::int64_t first_sample, std::int
                   });
       if (!piece.ones) continue;
       T* const sums = jacobian + piece.count * a.rows;
-      for (std::int64_t o = 0; o < piece.count; ++o) {
-        const std::int64_t at = row_offset(g, piece.first + o);
-        T total = 0;
-        for (std::int64_t t = 0; t < piece.positions; ++t) total += convert<T>(g, at + t * g.col_stride);
-        sums[o] = total;
+      for (std::int64_t o = 0; o < piece.count; o += kRows) {
+        T total[kRows] = {};
+        for (std::int64_t first = 0; first < piece.positions; first += kSlab<T>) {  // packed slab by slab
+          const std::int64_t depth = smaller(kSlab<T>, piece.positions - first);
+          const T* from = packed_g + first * round_up(piece.count, kRows) + o * depth;
+          for (std::int64_t t = 0; t < depth; ++t)
+            for (int r = 0; r < kRows; ++r) total[r] += from[t * kRows + r];
+        }
+        __builtin_memcpy(sums + o, total, static_cast<std::size_t>(smaller(kRows, piece.count - o)) * sizeof(T));
       }
     }
   }

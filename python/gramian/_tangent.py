@@ -46,18 +46,21 @@ class Part:
     Attributes:
         weight: the parameter that multiplies ``a``, or None; its entries are the features of ``g`` times those of ``a``.
         bias: the parameter that multiplies the constant 1, or None.
-        a: ``[n, t, d_in]``; None: the gradient of ``weight`` is ``sum_t g`` itself, its entries the features of ``g``.
+        a: makes ``[n, t, d_in]``, which may be many times the layer's input; None: the gradient of ``weight`` is ``sum_t g``
+            itself, its entries the features of ``g``.
         g: turns the gradients at the call's outputs into ``[n, c, t, d_out]``.
         equal: ``a`` holds class numbers, ``[n, t, 1]``, that stand for one-hot vectors.
         turned: the entries of ``weight`` are features of ``a`` times features of ``g``, in this order.
+        taps: the features of ``a`` are in the order (taps, inputs), the entries of ``weight`` in that of (inputs, taps).
     """
 
     weight: nn.Parameter | None
     bias: nn.Parameter | None
-    a: Tensor | None
+    a: Callable[[], Tensor] | None
     g: Callable[[Gradients], Tensor]
     equal: bool = False
     turned: bool = False
+    taps: int = 1
 
 
 @dataclass(frozen=True)
@@ -92,25 +95,30 @@ def _positions_last(g: Tensor) -> Tensor:
 
 def _linear(call: Call) -> list[Part]:
     module, x = cast("nn.Linear", call.module), call.args[0].detach()
-    a = x.reshape(x.shape[0], -1, x.shape[-1])
-    return [
-        Part(
-            cast("nn.Parameter", module.weight),
-            cast("nn.Parameter | None", module.bias),
-            a,
-            lambda gradients: _first(gradients).reshape(-1, *a.shape[:2], module.out_features).movedim(0, 1),
-        )
-    ]
+    positions = x[0, ..., 0].numel()
+
+    def g(gradients: Gradients) -> Tensor:
+        return _first(gradients).reshape(-1, len(x), positions, module.out_features).movedim(0, 1)
+
+    weight, bias = cast("nn.Parameter", module.weight), cast("nn.Parameter | None", module.bias)
+    return [Part(weight, bias, lambda: x.reshape(len(x), positions, -1), g)]
 
 
-def _patches(x: Tensor, kernel: Sequence[int], stride: Sequence[int], dilation: Sequence[int]) -> Tensor:
-    """``[..., d, *size]`` to ``[..., positions, d * kernel]``: what each position of a convolution reads."""
+def _patches(
+    x: Tensor, kernel: Sequence[int], stride: Sequence[int], dilation: Sequence[int], *, taps_first: bool = False
+) -> Tensor:
+    """``[..., d, *size]`` to ``[..., positions, d * kernel]``: what each position of a convolution reads.
+
+    With ``taps_first`` the features are ``kernel * d``, and are copied d at a time.
+    """
     axes = len(kernel)
+    lead = x.ndim - axes - 1
+    if taps_first:
+        x = x.movedim(lead, -1).contiguous().movedim(-1, lead)
     for axis, (k, s, step) in enumerate(zip(kernel, stride, dilation, strict=True)):
         x = x.unfold(axis - axes - axis, (k - 1) * step + 1, s)[..., ::step]
-    lead = x.ndim - 2 * axes - 1
-    order = [*range(lead), *range(lead + 1, lead + 1 + axes), lead, *range(lead + 1 + axes, x.ndim)]
-    x = x.permute(order)
+    positions, taps = range(lead + 1, lead + 1 + axes), range(lead + 1 + axes, x.ndim)
+    x = x.permute(*range(lead), *positions, *((*taps, lead) if taps_first else (lead, *taps)))
     return x.reshape(*x.shape[:lead], math.prod(x.shape[lead : lead + axes]), -1)
 
 
@@ -122,15 +130,20 @@ def _in_groups(x: Tensor, groups: int) -> Tensor:
 def _convolution(call: Call) -> list[Part]:
     module, x = cast("nn.Conv2d", call.module), call.args[0].detach()
     mode = "constant" if module.padding_mode == "zeros" else module.padding_mode
-    padded = F.pad(x, module._reversed_padding_repeated_twice, mode)
-    a = _patches(padded, module.kernel_size, module.stride, module.dilation)
+
+    def a() -> Tensor:
+        padded = F.pad(x, module._reversed_padding_repeated_twice, mode)
+        taps_first = groups == 1
+        return _patches(padded, module.kernel_size, module.stride, module.dilation, taps_first=taps_first)
+
     weight, bias, groups = cast("nn.Parameter", module.weight), cast("nn.Parameter | None", module.bias), module.groups
     if groups == 1:
-        return [Part(weight, bias, a, lambda gradients: _positions_last(_first(gradients)))]
+        taps = math.prod(module.kernel_size)
+        return [Part(weight, bias, a, lambda gradients: _positions_last(_first(gradients)), taps=taps)]
 
     def grouped(gradients: Gradients) -> Tensor:
         g = _in_groups(_positions_last(_first(gradients)), groups)  # [n, c, group, t, d_out]
-        reads = _in_groups(a, groups)[:, None]  # [n, 1, group, t, d_in]
+        reads = _in_groups(a(), groups)[:, None]  # [n, 1, group, t, d_in]
         product: Tensor = g.mT @ reads
         return product.flatten(2).unsqueeze(2)
 
@@ -143,7 +156,10 @@ def _convolution(call: Call) -> list[Part]:
 def _transposed_convolution(call: Call) -> list[Part]:
     module, x = cast("nn.ConvTranspose2d", call.module), call.args[0].detach()
     axes, groups = len(module.kernel_size), module.groups
-    a = x.flatten(2).mT
+
+    def a() -> Tensor:
+        positions: Tensor = x.flatten(2)
+        return positions.mT
 
     def read(gradients: Gradients) -> Tensor:
         # The weight's gradient is that of a convolution which reads the gradient and writes the input.
@@ -157,7 +173,7 @@ def _transposed_convolution(call: Call) -> list[Part]:
 
     def grouped(gradients: Gradients) -> Tensor:
         g = _in_groups(read(gradients), groups)  # [n, c, group, t, d_out kernel]
-        writes = _in_groups(a, groups)[:, None]  # [n, 1, group, t, d_in]
+        writes = _in_groups(a(), groups)[:, None]  # [n, 1, group, t, d_in]
         product: Tensor = writes.mT @ g
         return product.flatten(2).unsqueeze(2)
 
@@ -179,7 +195,9 @@ def _embedding(call: Call) -> list[Part]:
     kept = (index != module.padding_idx).unsqueeze(-1) if module.padding_idx is not None else None
     equal = module.num_embeddings > _MOST_ONE_HOT
     dtype = module.weight.dtype
-    a = index.unsqueeze(-1).to(dtype) if equal else F.one_hot(index, module.num_embeddings).to(dtype)
+
+    def a() -> Tensor:
+        return index.unsqueeze(-1).to(dtype) if equal else F.one_hot(index, module.num_embeddings).to(dtype)
 
     def g(gradients: Gradients) -> Tensor:
         first = _first(gradients)
@@ -189,7 +207,7 @@ def _embedding(call: Call) -> list[Part]:
     return [Part(cast("nn.Parameter", module.weight), None, a, g, equal=equal, turned=True)]
 
 
-def _affine(call: Call, normal: Tensor, summed: Sequence[int]) -> list[Part]:
+def _affine(call: Call, normal: Callable[[], Tensor], summed: Sequence[int]) -> list[Part]:
     """Parts of ``normal * weight + bias``; the gradient ``[c, n, ...]`` is summed over the axes that share an entry."""
     weight, bias = (cast("nn.Parameter | None", getattr(call.module, name, None)) for name in ("weight", "bias"))
 
@@ -198,7 +216,7 @@ def _affine(call: Call, normal: Tensor, summed: Sequence[int]) -> list[Part]:
 
     parts = []
     if weight is not None:
-        parts.append(Part(weight, None, None, lambda gradients: by_entry(_first(gradients) * normal)))
+        parts.append(Part(weight, None, None, lambda gradients: by_entry(_first(gradients) * normal())))
     if bias is not None:
         parts.append(Part(None, bias, None, lambda gradients: by_entry(_first(gradients))))
     return parts
@@ -206,24 +224,34 @@ def _affine(call: Call, normal: Tensor, summed: Sequence[int]) -> list[Part]:
 
 def _layer_norm(call: Call) -> list[Part]:
     module, x = cast("nn.LayerNorm", call.module), call.args[0].detach()
-    normal = F.layer_norm(x, module.normalized_shape, eps=module.eps)
-    return _affine(call, normal, range(2, x.ndim - len(module.normalized_shape) + 1))
+    return _affine(
+        call,
+        lambda: F.layer_norm(x, module.normalized_shape, eps=module.eps),
+        range(2, x.ndim - len(module.normalized_shape) + 1),
+    )
 
 
 def _rms_norm(call: Call) -> list[Part]:
     module, x = cast("nn.RMSNorm", call.module), call.args[0].detach()
-    normal = F.rms_norm(x, list(module.normalized_shape), eps=module.eps)
-    return _affine(call, normal, range(2, x.ndim - len(module.normalized_shape) + 1))
+    return _affine(
+        call,
+        lambda: F.rms_norm(x, list(module.normalized_shape), eps=module.eps),
+        range(2, x.ndim - len(module.normalized_shape) + 1),
+    )
 
 
 def _group_norm(call: Call) -> list[Part]:
     module, x = cast("nn.GroupNorm", call.module), call.args[0].detach()
-    return _affine(call, F.group_norm(x, module.num_groups, eps=module.eps), range(3, x.ndim + 1))
+    return _affine(call, lambda: F.group_norm(x, module.num_groups, eps=module.eps), range(3, x.ndim + 1))
 
 
 def _batch_norm(call: Call) -> list[Part]:
     module, x = cast("nn.BatchNorm2d", call.module), call.args[0].detach()
-    return _affine(call, F.batch_norm(x, module.running_mean, module.running_var, eps=module.eps), range(3, x.ndim + 1))
+
+    def normal() -> Tensor:
+        return F.batch_norm(x, module.running_mean, module.running_var, eps=module.eps)
+
+    return _affine(call, normal, range(3, x.ndim + 1))
 
 
 RULES: dict[type[nn.Module], Callable[[Call], list[Part]]] = {
@@ -340,16 +368,14 @@ class Recording:
     calls: list[_Recorded]
     wanted: dict[nn.Parameter, str]
     seeds: Tensor  # [c, n, C]: what is differentiated
+    held: tuple[slice, list[Gradients]] | None = None  # of the last backward pass
 
     @property
-    def bytes(self) -> int:
-        """About what the factors will take."""
-        values = sum(
-            sum(part.a.numel() for part in call.parts if part.a is not None)
-            + len(self.seeds) * sum(x.numel() for x in _tensors(call.call.output))
-            for call in self.calls
-        )
-        return values * self.out.element_size()
+    def bytes(self) -> tuple[int, int]:
+        """What the layers' inputs take, and their gradients for each output."""
+        size, calls = self.out.element_size(), [call.call for call in self.calls]
+        inputs = sum(x.numel() for call in calls for x in _tensors((call.args, call.kwargs)))
+        return size * inputs, size * sum(x.numel() for call in calls for x in _tensors(call.output))
 
 
 def check(model: nn.Module) -> None:
@@ -457,23 +483,21 @@ def record(model: nn.Module, x: Tensor, outputs: str | int | Tensor, params: Seq
 # ---- From a recording to factors ----
 
 
-def _backward(recording: Recording) -> list[Gradients]:
-    """Gradients at every output of every call, all outputs of the model as one batch."""
+def _backward(recording: Recording, seeds: Tensor) -> list[Gradients]:
+    """Gradients at every output of every call, the seeds' as one batch."""
     edges = [edge for call in recording.calls for edge in call.edges if edge is not None]
 
     def one(seed: Tensor) -> tuple[Tensor, ...]:
         found = torch.autograd.grad(recording.out, edges, seed, retain_graph=True, allow_unused=True)
         return tuple(torch.empty(0) if g is None else g for g in found)
 
-    if len(recording.seeds) == 1:
-        found = [g[None] for g in one(recording.seeds[0])]
+    if len(seeds) == 1:
+        found = [g[None] for g in one(seeds[0])]
     else:
         try:
-            found = list(_quietly(lambda: torch.func.vmap(one)(recording.seeds)))
-        except (
-            RuntimeError
-        ):  # the batching rules of some backward operations are wrong or missing (PReLU in torch 2.13)
-            found = [torch.stack(each) for each in zip(*map(one, recording.seeds), strict=True)]
+            found = list(_quietly(lambda: torch.func.vmap(one)(seeds)))
+        except RuntimeError:  # batching rules of backward operations are wrong or missing (PReLU in torch 2.13)
+            found = [torch.stack(each) for each in zip(*map(one, seeds), strict=True)]
     remaining = iter(found)
     gradients: list[Gradients] = []
     for call in recording.calls:
@@ -490,24 +514,29 @@ def _written_out(part: Part, g: Tensor) -> tuple[Part, Tensor]:
         raise refusal(
             f"model must not share an embedding of more than {_MOST_ONE_HOT} classes with a layer of another type"
         )
-    product = torch.einsum("ncto,nti->ncio" if part.turned else "ncto,nti->ncoi", g, part.a)
+    product = torch.einsum("ncto,nti->ncio" if part.turned else "ncto,nti->ncoi", g, part.a())
+    if part.taps > 1:
+        product = torch.unflatten(product, -1, (part.taps, -1)).mT
     return replace(part, a=None), product.flatten(2).unsqueeze(2)
 
 
-def factors_of(recording: Recording) -> list[Factors]:
-    """Run the backward pass; return the factors of all wanted parameters."""
+def factors_of(recording: Recording, outputs: slice = slice(None)) -> Iterator[Factors]:
+    """Run the backward pass of some of the seeds; make the factors of all wanted parameters, one at a time."""
     wanted = recording.wanted
-    uses: list[tuple[Part, Tensor]] = []
-    for call, gradients in zip(recording.calls, _backward(recording), strict=True):
+    uses: list[tuple[Part, Gradients]] = []
+    if recording.held is None or recording.held[0] != outputs:
+        recording.held = None  # before the next: two would not fit
+        recording.held = outputs, _backward(recording, recording.seeds[outputs])
+    for call, gradients in zip(recording.calls, recording.held[1], strict=True):
         if all(g is None for g in gradients):
             continue
         for part in call.parts:
             weight = part.weight if part.weight in wanted else None
             bias = part.bias if part.bias in wanted else None
             if weight is not None:
-                uses.append((replace(part, bias=bias), part.g(gradients)))
+                uses.append((replace(part, bias=bias), gradients))
             elif bias is not None:
-                uses.append((Part(None, bias, None, part.g), part.g(gradients)))
+                uses.append((Part(None, bias, None, part.g), gradients))
     if not uses:
         raise refusal("params must reach the output, got a model whose output does not depend on them")
 
@@ -517,22 +546,21 @@ def factors_of(recording: Recording) -> list[Factors]:
         for parameter in (part.weight, part.bias):
             if parameter is not None:
                 partners.setdefault(parameter, set()).add((part.weight, part.bias))
-    grouped: dict[tuple[nn.Parameter | None, nn.Parameter | None], list[tuple[Part, Tensor]]] = {}
-    for part, g in uses:
+    grouped: dict[tuple[nn.Parameter | None, nn.Parameter | None], list[tuple[Part, Gradients]]] = {}
+    for part, gradients in uses:
         pieces = [part]
         if part.weight is not None and part.bias is not None and len(partners[part.weight] | partners[part.bias]) > 1:
             pieces = [replace(part, bias=None), Part(None, part.bias, None, part.g)]
         for piece in pieces:
-            grouped.setdefault((piece.weight, piece.bias), []).append((piece, g))
+            grouped.setdefault((piece.weight, piece.bias), []).append((piece, gradients))
 
-    factors = []
     for key, group in grouped.items():
-        alike = len({(part.a is None, part.turned, part.equal) for part, _ in group}) == 1
-        pairs = group if alike else [_written_out(part, g) for part, g in group]
-        inputs = [g.new_empty(g.shape[0], g.shape[2], 0) if part.a is None else part.a for part, g in pairs]
+        alike = len({(part.a is None, part.turned, part.equal, part.taps) for part, _ in group}) == 1
+        pairs = [(part, part.g(gradients)) for part, gradients in group]
+        pairs = pairs if alike else [_written_out(part, g) for part, g in pairs]
+        inputs = [g.new_empty(g.shape[0], g.shape[2], 0) if part.a is None else part.a() for part, g in pairs]
         a, g = (
             (inputs[0], pairs[0][1]) if len(pairs) == 1 else (torch.cat(inputs, 1), torch.cat([g for _, g in pairs], 2))
         )
         name = " + ".join(wanted[p] for p in key if p is not None)
-        factors.append(Factors(name, a, g, key[1] is not None or a.shape[2] == 0, equal=pairs[0][0].equal))
-    return factors
+        yield Factors(name, a, g, key[1] is not None or a.shape[2] == 0, equal=pairs[0][0].equal)

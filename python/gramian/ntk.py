@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, cast
 
 import torch
@@ -23,7 +24,7 @@ from ._recorder import AlignmentRecord, AlignmentRecorder
 from ._tangent import Factors, factors_of, record
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Iterator, Sequence
 
     from torch import nn
 
@@ -288,15 +289,17 @@ def linear_gram(
     return kernel if reduce != "full" else kernel.permute(0, 2, 1, 3)
 
 
-def _explain(factors: Sequence[Factors], costs: Sequence[LayerCost]) -> str:
-    lines = [f"{'parameters':<36} {'t':>6} {'d_in':>6} {'d_out':>6} {'hadamard':>10} {'materialise':>11}  route"]
+def _explain(factors: Sequence[Factors], costs: Sequence[LayerCost], *, header: bool) -> str:
+    head = f"{'parameters':<36} {'t':>6} {'d_in':>6} {'d_out':>6} {'hadamard':>10} {'materialise':>11}  route"
+    lines = [head] if header else []
     for f, cost in zip(factors, costs, strict=True):
         sizes = f"{f.a.shape[1]:>6} {f.a.shape[2] + f.bias:>6} {f.g.shape[3]:>6}"
         lines.append(f"{f.name:<36} {sizes} {cost.hadamard:>10.2e} {cost.materialise:>11.2e}  {cost.route}")
     return "\n".join(lines)
 
 
-_KEPT_BYTES = 512 << 20  # factors of a block of samples, when block_size is not given
+_KEPT_BYTES = 1 << 30  # inputs and gradients of a block of samples, when block_size is not given
+_WRITTEN_BYTES = 128 << 20  # factors that are written out at a time
 
 
 def _block_size(
@@ -307,9 +310,56 @@ def _block_size(
             raise ValueError(f"empirical_ntk: block_size must be at least 1, got {wanted}")
         return wanted
     if len(x) <= 32:
-        return max(len(x), 1)
-    per_sample = record(model, x[:1], outputs, params).bytes
-    return max(1, min(len(x), _KEPT_BYTES // max(per_sample, 1)))
+        return len(x)
+    recording = record(model, x[:1], outputs, params)
+    inputs, gradients = recording.bytes
+    together = 1 if isinstance(outputs, str) and outputs == "trace" else len(recording.seeds)
+    return max(1, min(len(x), _KEPT_BYTES // (inputs + together * gradients)))
+
+
+def _passes(left: Iterable[Factors], right: Iterable[Factors] | None) -> Iterator[list[tuple[Factors, Factors | None]]]:
+    """Layers whose factors are written out together: the more, the less often the kernel is read and written."""
+    some: list[tuple[Factors, Factors | None]] = []
+    held = 0
+    for pair in zip(left, itertools.repeat(None)) if right is None else zip(left, right, strict=True):
+        some.append(pair)
+        held += sum((f.a.numel() + f.g.numel()) * f.g.element_size() for f in pair if f is not None)
+        if held > _WRITTEN_BYTES:
+            yield some
+            some, held = [], 0
+    if some:
+        yield some
+
+
+def _add(
+    kernel: Tensor,
+    layers: list[tuple[Factors, Factors | None]],
+    *,
+    trace: bool,
+    accumulate: bool,
+    at: tuple[int, int],
+    mirror: bool,
+    explain: bool,
+) -> None:
+    left = [f for f, _ in layers]
+    right = [f for _, f in layers if f is not None]
+    costs = [_route(f.a, f.g, None if f2 is None else f2.a, bias=f.bias, trace=trace) for f, f2 in layers]
+    costs = [c._replace(route="hadamard") if f.equal else c for f, c in zip(left, costs, strict=True)]
+    if explain:
+        print(_explain(left, costs, header=not accumulate))
+    _layers_gram(
+        kernel,
+        [f.a for f in left],
+        [f.g for f in left],
+        [f.a for f in right],
+        [f.g for f in right],
+        [int(f.bias) + 2 * f.equal for f in left],
+        [int(cost.route == "materialise") for cost in costs],
+        trace,
+        accumulate,
+        *at,
+        mirror,
+    )
 
 
 def empirical_ntk(
@@ -337,7 +387,7 @@ def empirical_ntk(
             full kernel of the ``r`` projections ``f(x) @ outputs``.
         params: names of the parameters to differentiate by; by default all that require a gradient.
         block_size: samples that go through the network at a time; by default as many as keep the factors of a block
-            within 512 MiB. The result is the same to rounding for every size.
+            within 1 GiB. The result is the same to rounding for every size.
         explain: print the layers, what either route costs for each in the first block, and the choice.
         progress: show a bar over the blocks (with tqdm installed).
 
@@ -385,40 +435,31 @@ def empirical_ntk(
     full = isinstance(outputs, Tensor) or outputs == "full"
     n, m = len(x1), len(x1 if x2 is None else x2)
     size = _block_size(model, x1, outputs, params, block_size)
-    rows = range(0, n, size)
-    cols = range(0, m, size)
-    pairs = [(i, j) for i in rows for j in cols if not symmetric or j >= i]
+    pairs = [(i, j) for i in range(0, n, size) for j in range(0, m, size) if not symmetric or j >= i]
     kernel = torch.empty(0)
-    left: list[Factors] = []
-    for row, (i, j) in progress_bar(list(enumerate(pairs)), "tangent kernel", shown=progress):
-        if row == 0 or pairs[row - 1][0] != i:
-            left = factors_of(record(model, x1[i : i + size], outputs, params))
-        right = (
-            []
-            if symmetric and i == j
-            else factors_of(record(model, (x1 if x2 is None else x2)[j : j + size], outputs, params))
-        )
-        if row == 0:
-            kept = 1 if trace else left[0].g.shape[1]
-            dtype = torch.float64 if left[0].g.dtype == torch.float64 else torch.float32
-            kernel = torch.empty(n, kept, m, kept, dtype=dtype, device=left[0].g.device)
-        others: list[Tensor | None] = [f.a for f in right] if right else [None] * len(left)
-        costs = [_route(f.a, f.g, a2, bias=f.bias, trace=trace) for f, a2 in zip(left, others, strict=True)]
-        costs = [c._replace(route="hadamard") if f.equal else c for f, c in zip(left, costs, strict=True)]
-        if row == 0 and explain:
-            print(_explain(left, costs))
-        _layers_gram(
-            kernel,
-            [f.a for f in left],
-            [f.g for f in left],
-            [f.a for f in right],
-            [f.g for f in right],
-            [int(f.bias) + 2 * f.equal for f in left],
-            [int(cost.route == "materialise") for cost in costs],
-            trace,
-            False,
-            i,
-            j,
-            symmetric,
-        )
+    for at, (i, j) in progress_bar(list(enumerate(pairs)), "tangent kernel", shown=progress):
+        if at == 0 or pairs[at - 1][0] != i:
+            rows = record(model, x1[i : i + size], outputs, params)
+        alone = symmetric and i == j
+        cols = rows if alone else record(model, (x1 if x2 is None else x2)[j : j + size], outputs, params)
+        if at == 0:
+            kept = 1 if trace else len(rows.seeds)
+            dtype = torch.float64 if rows.out.dtype == torch.float64 else torch.float32
+            kernel = torch.empty(n, kept, m, kept, dtype=dtype, device=rows.out.device)
+        inputs, gradients = rows.bytes
+        together = max(1, (_KEPT_BYTES - inputs) // gradients) if trace else len(rows.seeds)
+        accumulate = False
+        for first in range(0, len(rows.seeds), together):
+            some = slice(first, first + together)
+            for layers in _passes(factors_of(rows, some), None if alone else factors_of(cols, some)):
+                _add(
+                    kernel,
+                    layers,
+                    trace=trace,
+                    accumulate=accumulate,
+                    at=(i, j),
+                    mirror=symmetric,
+                    explain=explain and at + first == 0,
+                )
+                accumulate = True
     return kernel.permute(0, 2, 1, 3) if full else kernel[:, 0, :, 0]

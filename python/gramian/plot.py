@@ -143,7 +143,7 @@ def learning_curve(results: Learnability | Mapping[str, Learnability], *, axes: 
 
     Example:
         >>> from gramian.neighbors import cluster_learnability
-        >>> learning_curve(cluster_learnability(torch.randn(30, 3))).get_ylim()
+        >>> learning_curve(cluster_learnability(torch.randn(30, 3))).get_ylabel()
         (0.0, 1.0)
     """
     named = {"": results} if isinstance(results, tuple) else results
