@@ -1,4 +1,4 @@
-"""Tangent kernels of a multilayer perceptron, against torch.func, nngeometry and the layerwise trick in plain torch."""
+"""Tangent kernels of four networks, against torch.func, nngeometry and the layerwise trick in plain torch."""
 
 from __future__ import annotations
 
@@ -169,6 +169,182 @@ def gram_case(n: int, t: int, d: int, route: Literal["auto", "hadamard"], *, rou
     )
 
 
+# ---- Networks that users have ----
+
+
+class Block(nn.Module):
+    """Two convolutions and a shortcut, as in ResNet-18."""
+
+    def __init__(self, d_in: int, d_out: int, stride: int) -> None:
+        super().__init__()
+        self.first = nn.Sequential(nn.Conv2d(d_in, d_out, 3, stride, 1, bias=False), nn.BatchNorm2d(d_out), nn.ReLU())
+        self.second = nn.Sequential(nn.Conv2d(d_out, d_out, 3, 1, 1, bias=False), nn.BatchNorm2d(d_out))
+        self.short = nn.Sequential()
+        if d_in != d_out:
+            self.short = nn.Sequential(nn.Conv2d(d_in, d_out, 1, stride, bias=False), nn.BatchNorm2d(d_out))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.relu(self.second(self.first(x)) + self.short(x))
+
+
+def resnet18() -> nn.Sequential:
+    """ResNet-18 with the small stem for 32 x 32 images: 11 million parameters."""
+    layers: list[nn.Module] = [nn.Conv2d(3, 64, 3, 1, 1, bias=False), nn.BatchNorm2d(64), nn.ReLU()]
+    for d_in, d_out in pairwise((64, 64, 128, 256, 512)):
+        layers += [Block(d_in, d_out, 1 if d_in == d_out else 2), Block(d_out, d_out, 1)]
+    return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(512, 10)).eval()
+
+
+def convolutions() -> nn.Sequential:
+    layers: list[nn.Module] = []
+    for d_in, d_out, stride in ((1, 32, 1), (32, 64, 2), (64, 64, 2)):
+        layers += [nn.Conv2d(d_in, d_out, 3, stride, 1), nn.ReLU()]
+    return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(64, 10))
+
+
+class EncoderLayer(nn.Module):
+    """Self-attention and a feedforward network, each behind a norm."""
+
+    def __init__(self, d: int, heads: int) -> None:
+        super().__init__()
+        self.heads = heads
+        self.before, self.between = nn.LayerNorm(d), nn.LayerNorm(d)
+        self.q, self.k, self.v, self.o = (nn.Linear(d, d) for _ in range(4))
+        self.up, self.down = nn.Linear(d, 4 * d), nn.Linear(4 * d, d)
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = self.before(x)
+        q, k, v = (f(h).unflatten(-1, (self.heads, -1)).transpose(1, 2) for f in (self.q, self.k, self.v))
+        weights = (q @ k.mT / q.shape[-1] ** 0.5).softmax(-1)
+        x = x + self.o((weights @ v).transpose(1, 2).flatten(2))
+        return x + self.down(nn.functional.gelu(self.up(self.between(x))))
+
+
+class MeanToken(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return x.mean(1)
+
+
+def transformer() -> nn.Sequential:
+    return nn.Sequential(*(EncoderLayer(128, 4) for _ in range(4)), MeanToken(), nn.Linear(128, 10))
+
+
+class Network(NamedTuple):
+    """How to make a network and one of its samples."""
+
+    make: Callable[[], nn.Sequential]
+    sample: tuple[int, ...]
+
+
+NETWORKS = {
+    "cnn 32-64-64": Network(convolutions, (1, 28, 28)),
+    "transformer d=128 x 4, T=64": Network(transformer, (64, 128)),
+    "ResNet-18": Network(resnet18, (3, 32, 32)),
+}
+
+
+def network_inputs(name: str, n: int, seed: int) -> Inputs:
+    torch.manual_seed(seed)
+    return Inputs(NETWORKS[name].make(), torch.randn(n, *NETWORKS[name].sample))
+
+
+def sample_gradients(module: nn.Module, a: Tensor, g: Tensor) -> list[Tensor]:
+    """Gradients of each parameter of a layer, ``[n, p]`` a sample, from its input and the gradient of its output."""
+    if isinstance(module, nn.Linear):
+        a, g = (a[:, None], g[:, None]) if a.ndim == 2 else (a, g)
+        weight, bias = g.mT @ a, g.sum(1)
+    elif isinstance(module, nn.Conv2d):
+        patches = nn.functional.unfold(a, module.kernel_size, module.dilation, module.padding, module.stride)
+        weight, bias = g.flatten(2) @ patches.mT, g.flatten(2).sum(2)
+    elif isinstance(module, nn.LayerNorm):
+        weight, bias = (g * nn.functional.layer_norm(a, module.normalized_shape, eps=module.eps)).sum(1), g.sum(1)
+    else:
+        assert isinstance(module, nn.BatchNorm2d)
+        unit = nn.functional.batch_norm(a, module.running_mean, module.running_var, eps=module.eps)
+        weight, bias = (g * unit).sum((2, 3)), g.sum((2, 3))
+    return [weight.flatten(1)] if module.bias is None else [weight.flatten(1), bias]
+
+
+def materialised(inputs: Inputs, form: Form) -> Tensor:
+    """Each layer's gradients of each sample from hooks, and their products: the layerwise trick for any layer."""
+    seen: list[tuple[nn.Module, Tensor, Tensor]] = []
+    layers = [m for m in inputs.model.modules() if next(m.parameters(recurse=False), None) is not None]
+    hooks = [m.register_forward_hook(lambda m, given, out: seen.append((m, given[0].detach(), out))) for m in layers]
+    h = inputs.model(inputs.x)
+    for hook in hooks:
+        hook.remove()
+    n, c = h.shape
+    outputs = [out for _, _, out in seen]
+    by_class = [torch.autograd.grad(h[:, k].sum(), outputs, retain_graph=k < c - 1) for k in range(c)]
+    kernel = h.new_zeros((n, n) if form == "trace" else (c * n, c * n))
+    for place, (module, a, _) in enumerate(seen):
+        parts = [sample_gradients(module, a, gradients[place]) for gradients in by_class]
+        if form == "trace":
+            for rows in (rows for part in parts for rows in part):
+                kernel.addmm_(rows, rows.mT)
+        else:
+            for rows in map(torch.cat, zip(*parts, strict=True)):
+                kernel.addmm_(rows, rows.mT)
+    return kernel if form == "trace" else kernel.view(c, n, c, n).permute(1, 3, 0, 2)
+
+
+def network_error(result: Tensor, inputs: Inputs, form: Form) -> float:
+    corner = Inputs(inputs.model.double(), inputs.x[:8].double())
+    wide = materialised(corner, form)
+    inputs.model.float()
+    return float((result[:8, :8] - wide).abs().max() / wide.abs().max())
+
+
+def network_flops(name: str, n: int, form: Form) -> float:
+    """The forward pass, c backward passes, and the cheaper route of each layer's Gram."""
+    total = 0.0
+    with torch.no_grad():
+        network = network_inputs(name, 1, 0)
+
+        def add(module: nn.Module, given: Any, out: Tensor) -> None:
+            nonlocal total
+            if isinstance(module, nn.Linear):
+                positions, d_in, d_out = given[0].numel() // module.in_features, module.in_features, module.out_features
+            elif isinstance(module, nn.Conv2d):
+                positions, d_in, d_out = out[0, 0].numel(), module.weight[0].numel(), module.out_channels
+            else:
+                return
+            total += 2.0 * n * positions * d_in * d_out * (1 + 10)
+            cost = ntk.layer_cost(n, n, outputs=10, positions=positions, d_in=d_in, d_out=d_out, trace=form == "trace")
+            total += min(cost.hadamard, cost.materialise)
+
+        for module in network.model.modules():
+            module.register_forward_hook(add)
+        network.model(network.x)
+    return total
+
+
+def network_case(name: str, n: int, form: Form, *, rounds: int, peers: tuple[str, ...]) -> Case:
+    runs: dict[str, tuple[str, str, Callable[[Inputs, Form], Tensor]]] = {
+        "torch": ("torch", "hooks, gradients of each sample and layer, rows @ rows.mT", materialised),
+        "nngeometry": ("nngeometry", "GramMatrix(model, loader).to_torch()", nngeometry_gram),
+        "torch.func": ("torch", "vmap(jacrev), einsum: jacobian contraction", jacobian_contraction),
+    }
+
+    def peer(which: str) -> Peer:
+        package, call, run = runs[which]
+        return Peer(name=which, version=partial(version, package), call=call, run=lambda inputs: run(inputs, form))
+
+    return Case(
+        op="ntk.empirical_ntk",
+        name=f"{name} {form} n={n}",
+        dtype="float32",
+        setup=partial(network_inputs, name, n),
+        ours=lambda inputs: ntk.empirical_ntk(inputs.model, inputs.x, outputs=form),
+        flops=network_flops(name, n, form),
+        bytes=4.0 * n * n * (100 if form == "full" else 1),
+        error=lambda result, inputs: network_error(result, inputs, form),
+        peers=[peer(which) for which in peers],
+        rounds=rounds,
+        memory=True,
+    )
+
+
 CASES = [
     case(256, "trace", rounds=10, peers=("torch", "nngeometry")),
     case(256, "full", rounds=10, peers=("torch", "nngeometry")),
@@ -176,6 +352,11 @@ CASES = [
     case(101, "full", rounds=2, peers=("torch", "nngeometry", "torch.func")),
     case(1024, "trace", rounds=6, peers=("torch", "nngeometry")),
     case(1024, "full", rounds=4, peers=("torch", "nngeometry")),
+    network_case("cnn 32-64-64", 256, "full", rounds=4, peers=("torch", "nngeometry")),
+    network_case("cnn 32-64-64", 32, "full", rounds=2, peers=("torch", "nngeometry", "torch.func")),
+    network_case("transformer d=128 x 4, T=64", 128, "trace", rounds=4, peers=("torch",)),
+    network_case("transformer d=128 x 4, T=64", 16, "full", rounds=2, peers=("torch", "torch.func")),
+    network_case("ResNet-18", 64, "trace", rounds=2, peers=("torch",)),
     gram_case(256, 64, 128, "auto", rounds=10),
     gram_case(256, 8, 256, "hadamard", rounds=10),
     gram_case(97, 4, 1024, "auto", rounds=10),
