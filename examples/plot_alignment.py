@@ -28,7 +28,7 @@ def train(images: torch.Tensor, labels: torch.Tensor, *, epochs: int) -> ntk.Ali
     torch.manual_seed(0)
     network = nn.Sequential(nn.Linear(64, 256), nn.ReLU(), nn.Linear(256, 256), nn.ReLU(), nn.Linear(256, 10))
     recorder = ntk.AlignmentRecorder(network, {"train": (images[:PROBED], labels[:PROBED])})
-    optimizer = torch.optim.SGD(network.parameters(), lr=0.05, momentum=0.9)
+    optimizer = torch.optim.SGD(network.parameters(), lr=0.1, momentum=0.9)
     for epoch in range(epochs):
         recorder.record(epoch)
         for batch in torch.randperm(len(images)).split(100):

@@ -27,10 +27,10 @@ def assert_draws(module, found, path):
 @pytest.mark.slow
 def test_the_kernel_turns_to_true_labels_and_stretches(tmp_path):
     module = example("plot_alignment")
-    found = module.measure(epochs=10)
+    found = module.measure(epochs=20)
     true, random = (found[name].curve("train", "alignment") for name in ("true labels", "random labels"))
-    assert true[-1] > true[0] + 0.02
-    assert random.max() < random[0] + 0.02
+    assert true[-1] > true[0] + 0.05
+    assert random.max() < random[0] + 0.04
     for recorder in found.values():
         share = recorder.curve("train", "top_share")
         assert share.max() > share[0] + 0.05

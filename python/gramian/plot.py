@@ -144,7 +144,7 @@ def learning_curve(results: Learnability | Mapping[str, Learnability], *, axes: 
     Example:
         >>> from gramian.neighbors import cluster_learnability
         >>> learning_curve(cluster_learnability(torch.randn(30, 3))).get_ylabel()
-        (0.0, 1.0)
+        'share of hits so far'
     """
     named = {"": results} if isinstance(results, tuple) else results
     axes = _axes(axes, "rows predicted", "share of hits so far", "Cluster learnability")

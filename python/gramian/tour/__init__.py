@@ -16,7 +16,7 @@ from gramian.tour.subject import train
 if TYPE_CHECKING:
     from pathlib import Path
 
-SECTIONS = ("ntk", "neighbors", "information")
+SECTIONS = ("ntk", "dynamics", "neighbors", "information")
 
 
 def run(out: Path, *, quick: bool = False) -> None:
