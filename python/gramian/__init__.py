@@ -23,6 +23,7 @@ from . import (
     ntk,
     plot,
     simplex,
+    spectra,
 )
 from ._report import report
 from ._warnings import NumericalWarning
@@ -42,4 +43,5 @@ __all__ = [
     "plot",
     "report",
     "simplex",
+    "spectra",
 ]
