@@ -87,6 +87,14 @@ def test_dimension_equals_scikit_dimension():
     torch.testing.assert_close(levina_bickel(torch.from_numpy(x)).local, torch.from_numpy(theirs), rtol=1e-9, atol=0)
 
 
+def test_dimension_equals_dadapy():
+    dadapy = pytest.importorskip("dadapy", exc_type=ImportError)  # its wheels of 2025 do not load beside NumPy 2
+    x = cloud(2000, 5).numpy()
+    for algorithm, options in (("base", {}), ("ml", {"estimator": "mle"})):
+        theirs = dadapy.Data(x, maxk=10).compute_id_2NN(algorithm=algorithm, mu_fraction=0.9)[0]
+        assert twonn(torch.from_numpy(x), **options).value.item() == pytest.approx(theirs, rel=1e-9)
+
+
 def test_duplicates_are_merged_dropped_or_refused():
     x = cloud(400, 3)
     doubled = torch.cat([x, x[:40]])

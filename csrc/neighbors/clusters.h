@@ -91,20 +91,18 @@ class CentroidSet {
     // result. Where the exact distance has the same precision, its own d roundings come on top.
     const double d = static_cast<double>(set_.points().cols);
     rounding_ = static_cast<T>((0.3 * d + 5) * (sizeof(T) == 4 ? 1 : 3) * std::numeric_limits<T>::epsilon());
-    pack();
+    run_pieces(rows, kPack, [&](std::int64_t begin, std::int64_t end, std::int64_t) { pack(begin, end); });
   }
 
-  // After rows [begin, end) have changed; then pack().
-  void measure(std::int64_t begin, std::int64_t end) { set_.measure(begin, end); }
-
-  // `order` names the row at each place, if it is given.
-  void pack(const std::int32_t* order = nullptr) {
-    run_pieces(set_.points().rows, kPack, [&](std::int64_t begin, std::int64_t end, std::int64_t) {
-      kmeans_kernels<T>().pack_centroids(set_.points(), order, begin, end, packed_.data());
-      for (std::int64_t place = begin; place < end; ++place)
-        half_norm_[static_cast<std::size_t>(place)] =
-            (T{0.5} - rounding_) * set_.points().norm[order == nullptr ? place : order[place]];
-    });
+  // After the rows at places [begin, end) have changed, begin a multiple of kPack. `order` names the row at each place, if it is
+  // given.
+  void pack(std::int64_t begin, std::int64_t end, const std::int32_t* order = nullptr) {
+    for (std::int64_t place = begin; place < end; ++place) {
+      const std::int64_t j = order == nullptr ? place : order[place];
+      set_.measure(j, j + 1);
+      half_norm_[static_cast<std::size_t>(place)] = (T{0.5} - rounding_) * set_.points().norm[j];
+    }
+    kmeans_kernels<T>().pack_centroids(set_.points(), order, begin, end, packed_.data());
   }
 
   Centroids<T> centroids() const { return {set_.points(), packed_.data(), half_norm_.data(), rounding_}; }

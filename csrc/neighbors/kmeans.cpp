@@ -72,7 +72,7 @@ class Lloyd {
   }
 
  private:
-  static constexpr std::int64_t kCenters = 96;     // that a worker moves at a time
+  static constexpr std::int64_t kCenters = 96;     // that a worker moves at a time; a multiple of kPack
   static constexpr std::int64_t kSumRounds = 16;   // sums are renewed, lest the rounding of differences grow
   static constexpr std::int64_t kPlainRounds = 2;  // before bounds: while all centres move far, they decide nothing
 
@@ -305,8 +305,10 @@ class Lloyd {
   // Centres from sums; a cluster without points keeps its own. Returns the sum of the squared distances they moved.
   double move_centers() {
     std::vector<double> shifts(size(k_));
+    const std::int32_t* order = centroid_.empty() ? nullptr : centroid_.data();
     run_pieces(k_, kCenters, [&](std::int64_t begin, std::int64_t end, std::int64_t) {
-      for (std::int64_t j = begin; j < end; ++j) {
+      for (std::int64_t place = begin; place < end; ++place) {
+        const std::int64_t j = order == nullptr ? place : order[place];
         if (count_[size(j)] == 0) continue;
         const double* sum = sums_.data() + j * d_;
         double divisor = weight_[size(j)];
@@ -319,9 +321,8 @@ class Lloyd {
           centers_[j * d_ + f] = moved;
         }
       }
-      centroids_.measure(begin, end);
+      centroids_.pack(begin, end, order);
     });
-    centroids_.pack(centroid_.empty() ? nullptr : centroid_.data());
     for (std::size_t j = 0; j < shift_.size(); ++j) shift_[j] += std::sqrt(shifts[j]) * frame_.unit;
     return std::accumulate(shifts.begin(), shifts.end(), 0.0);
   }

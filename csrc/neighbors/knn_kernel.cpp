@@ -35,12 +35,12 @@ struct Entries {
 // The distances of a list, negated so that the nearest is the highest. Its rows lie anywhere in memory: fetch one ahead.
 template <class T>
 void score_exactly(const KnnProblem<T>& p, std::int64_t i, const Entries<T>& entries, std::int64_t count) {
-  const std::int64_t bytes = p.y.rows.row_stride * static_cast<std::int64_t>(sizeof(T));
+  const std::int64_t value_bytes = p.y.rows.element == Element::f64 ? 8 : p.y.rows.element == Element::f32 ? 4 : 2;
+  const std::int64_t bytes = p.y.rows.row_stride * value_bytes;
   for (std::int64_t e = 0; e < count; ++e) {
     if (e + 1 < count) {
       const char* next = static_cast<const char*>(p.y.rows.data) + entries.index[e + 1] * bytes;
-      for (std::int64_t b = 0; b < p.y.rows.cols * static_cast<std::int64_t>(sizeof(T)); b += 64)
-        __builtin_prefetch(next + b);
+      for (std::int64_t b = 0; b < p.y.rows.cols * value_bytes; b += 64) __builtin_prefetch(next + b);
     }
     entries.score[e] = -distance_of_key(p, exact_key(p, i, entries.index[e]));
   }
