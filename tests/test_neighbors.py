@@ -238,10 +238,57 @@ def test_thread_counts_agree(isa, mode):
     check_thread_counts_agree(lambda: knn(x, 11, y, **MODES[mode]))
 
 
-def test_a_few_queries_against_many_rows(isa):
-    x, y = rows(3, 8), rows(20_000, 8, seed=1)
+@pytest.mark.parametrize("few", [3, 60])
+def test_a_few_queries_against_many_rows(isa, few):
+    x, y = rows(few, 8), rows(20_000, 8, seed=1)
     check(x, 100, y)
     check_thread_counts_agree(lambda: knn(x, 100, y))
+
+
+SCANNED = {  # d and what is done to the rows; a few queries are scanned, many are swept
+    "plain": (48, lambda x: x),
+    "one feature": (1, lambda x: x),
+    "features left over": (37, lambda x: x),
+    "offset": (40, lambda x: x + 1000),
+    "ties": (16, lambda x: x.round()),
+    "zero rows": (16, lambda x: x * (torch.arange(len(x)) % 3 > 0)[:, None]),
+    "tiny": (16, lambda x: x * 1e-23),
+    "vanishing": (16, lambda x: x * 1e-42),
+    "huge": (16, lambda x: x * 1e25),
+    "mixed": (16, lambda x: x * 10.0 ** (torch.arange(len(x)) % 30 - 15)[:, None]),
+    "strided": (17, lambda x: x.repeat_interleave(2, 1)[:, ::2]),
+}
+
+
+@pytest.mark.parametrize(
+    ("case", "dtype"),
+    [
+        (case, dtype)
+        for case in SCANNED
+        for dtype in DTYPES
+        if dtype != torch.float16 or case not in {"offset", "huge", "mixed"}  # these overflow it
+    ],
+)
+@pytest.mark.parametrize("metric", METRICS)
+def test_a_scan_for_few_queries_has_the_bits_of_a_sweep_for_many(isa, case, metric, dtype):
+    d, change = SCANNED[case]
+    x, y = change(rows(120, d)).to(dtype), change(rows(301, d, seed=1)).to(dtype)
+    swept = knn(x, 7, y, metric=metric)
+    for begin, few in ((0, 1), (5, 2), (40, 16)):
+        found = knn(x[begin : begin + few], 7, y, metric=metric)
+        assert torch.equal(found.indices, swept.indices[begin : begin + few])
+        assert torch.equal(found.distances, swept.distances[begin : begin + few])
+
+
+def test_a_scan_refuses_what_a_sweep_refuses():
+    x, y = rows(2, 64), rows(3000, 64, seed=1)
+    for value in (torch.nan, torch.inf):
+        for spoiled, name, i in ((x.clone(), "x", 1), (y.clone(), "y", 2900)):
+            spoiled[i, 5] = value
+            args = (spoiled, 3, y) if name == "x" else (x, 3, spoiled)
+            for metric in METRICS:
+                with refuses(f"knn: {name} must be finite, got a NaN or an infinity in row {i}"):
+                    knn(*args, metric=metric)
 
 
 @pytest.mark.parametrize("metric", METRICS)

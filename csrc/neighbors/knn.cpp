@@ -12,6 +12,128 @@ namespace {
 constexpr const char* kOp = "knn";
 
 template <class T>
+const KnnKernels<T>& knn_kernels() {
+  if constexpr (sizeof(T) == 4)
+    return GRAMIAN_KERNELS(knn_f32);
+  else
+    return GRAMIAN_KERNELS(knn_f64);
+}
+
+// Few queries, every pair scored straight from the rows: by differences, whose rounding is relative to the distance itself,
+// so there is nothing to measure or pack before. Exact distances of what the rounding leaves open decide, as after a sweep,
+// so the answer is the same to the bit.
+template <class T>
+class Scan {
+ public:
+  // By cost, in features read: a sweep measures and packs a row of y at about kSweep times the cost of one distance, and a
+  // distance costs kSelect features more for its way through the lists. Measured at d = 16 ... 768.
+  static bool pays(const Rows& x, Metric metric) {
+    constexpr std::int64_t kSweep = 48, kSelect = 40;
+    return x.cols > 0 && x.rows * (x.cols + kSelect) <= kSweep * x.cols && metric != Metric::chebyshev;
+  }
+
+  Scan(const Rows& x, const Rows& y, Metric metric, std::int64_t k)
+      : pairs_(x.rows * y.rows),
+        lists_(1, pairs_ * static_cast<std::int64_t>(sizeof(T) + sizeof(std::uint32_t))),
+        square_(is_euclidean(metric) ? 0 : size(y.rows)) {
+    double unit = 1;  // float64 holds the squares of all float32
+    if constexpr (sizeof(T) == 8) {
+      const double largest = measure(kOp, "y", y).largest;
+      unit = unit_of<T>(std::max(largest, measure(kOp, "x", x).largest), x.cols);
+    }
+    x_norm_ = norms(x, 0, x.rows, unit);
+    if (metric == Metric::cosine) {
+      for (double norm : x_norm_) x_size_.push_back(norm > 0 ? unit / norm : 0);
+      y_size_.resize(size(y.rows));
+    }
+    problem_ = {{{x, nullptr, nullptr, x_size_.data()},
+                 {y, nullptr, nullptr, y_size_.data()},
+                 nullptr,
+                 unit,
+                 nullptr,
+                 metric,
+                 Sweep::full},
+                k,
+                y.rows};
+  }
+
+  // False if the scores cannot decide: rows that are not finite, or whose distances leave the range of T.
+  bool run(T* distances, std::int64_t* indices) {
+    const auto& kernel = knn_kernels<T>();
+    const Rows &x = problem_.x.rows, &y = problem_.y.rows;
+    T* const score = static_cast<T*>(lists_.of(0));
+    std::uint32_t* const candidate = reinterpret_cast<std::uint32_t*>(score + pairs_);
+    const std::int64_t grain = std::max<std::int64_t>(64, (std::int64_t{1} << 15) / y.cols / 4 * 4);
+    const Workspace scratch(worker_count(block_count(y.rows, grain)),
+                            kernel.scan_scratch(x.rows, y.cols) * static_cast<std::int64_t>(sizeof(T)));
+    run_pieces(y.rows, grain, [&](std::int64_t begin, std::int64_t end, std::int64_t worker) {
+      kernel.scan(problem_, begin, end, static_cast<T*>(scratch.of(worker)), score, square_.data());
+    });
+    double shortest = 1, longest = 1;  // |y|
+    if (!square_.empty()) {
+      const auto [low, high] = std::minmax_element(square_.begin(), square_.end());
+      if (!(*high < std::numeric_limits<T>::infinity()) || (problem_.metric == Metric::cosine && !(*low > vanishing())))
+        return false;
+      shortest = std::sqrt(*low), longest = std::sqrt(*high);
+    }
+    std::vector<std::int64_t> count(size(x.rows));
+    run_pieces(x.rows, 1, [&](std::int64_t i, std::int64_t, std::int64_t) {
+      const auto [relative, absolute] = margin(x_norm_[size(i)] / problem_.unit, shortest, longest);
+      count[size(i)] = kernel.keep(problem_.k, relative, absolute, score + i * y.rows, candidate + i * y.rows, y.rows);
+    });
+    if (std::find(count.begin(), count.end(), -1) != count.end()) return false;
+    if (problem_.metric == Metric::cosine) {
+      for (std::int64_t i = 0; i < x.rows; ++i)
+        for (std::int64_t c = i * y.rows; c < i * y.rows + count[size(i)]; ++c)
+          if (const std::int64_t j = candidate[c]; y_size_[size(j)] == 0)
+            y_size_[size(j)] = problem_.unit / norms(y, j, j + 1, problem_.unit)[0];
+    }
+    run_pieces(x.rows, 1, [&](std::int64_t i, std::int64_t, std::int64_t) {
+      if (!kernel.decide(problem_, i, score + i * y.rows, candidate + i * y.rows, count[size(i)],
+                         distances + i * problem_.k, indices + i * problem_.k))
+        count[size(i)] = -1;
+    });
+    return std::find(count.begin(), count.end(), -1) == count.end();
+  }
+
+ private:
+  static std::size_t size(std::int64_t n) { return static_cast<std::size_t>(n); }
+
+  static std::vector<double> norms(Rows rows, std::int64_t begin, std::int64_t end, double unit) {
+    std::vector<double> norm(size(end - begin));
+    GRAMIAN_KERNELS(moments).squared_norms(rows, begin, end, nullptr, unit, norm.data() - begin);
+    for (double& value : norm) value = std::sqrt(value);
+    return norm;
+  }
+
+  // Sums of squares below this may have lost terms.
+  double vanishing() const {
+    return static_cast<double>(problem_.y.rows.cols) * std::numeric_limits<T>::min() /
+           std::numeric_limits<T>::epsilon();
+  }
+
+  // By how much a score may lie below the k-th highest and still be among the k nearest: relative to it, and absolute. d / 4
+  // roundings at most in a lane, a few of squares and lanes; twice, as both scores are rounded, and as much again for the
+  // rounding of exact distances, to their type and (float64) on their way. What underflows comes on top.
+  std::pair<double, double> margin(double x_norm, double shortest, double longest) const {
+    const double d = static_cast<double>(problem_.y.rows.cols);
+    const double rounding = (0.3 * d + 8) * std::numeric_limits<T>::epsilon();
+    const double lost = 4 * d * std::numeric_limits<T>::min();
+    switch (problem_.metric) {
+      case Metric::ip: return {0, 2 * rounding * x_norm * longest + lost};
+      case Metric::cosine: return {0, 4 * rounding * x_norm + lost / shortest};
+      default: return {3 * rounding, lost};
+    }
+  }
+
+  std::int64_t pairs_;
+  Workspace lists_;
+  std::vector<T> square_;
+  std::vector<double> x_norm_, x_size_, y_size_;
+  KnnProblem<T> problem_;
+};
+
+template <class T>
 class Search {
  public:
   Search(const Rows& x, const std::optional<Rows>& y, Metric metric, Sweep sweep, bool exclude_self, std::int64_t k,
@@ -27,7 +149,7 @@ class Search {
   }
 
   void run(T* distances, std::int64_t* indices) {
-    const auto& kernel = kernels();
+    const auto& kernel = knn_kernels<T>();
     {
       const std::int64_t y_per_part = block_count(block_count(y_rows_, y_block_), parts_);
       Schedule schedule(problem_.sweep, x_blocks_ * parts_, problem_.sweep == Sweep::full ? y_per_part : x_blocks_);
@@ -54,13 +176,6 @@ class Search {
  private:
   static constexpr std::int64_t kFinishRows = 64;
   static constexpr std::int64_t kFewestTasks = 16;
-
-  static const KnnKernels<T>& kernels() {
-    if constexpr (sizeof(T) == 4)
-      return GRAMIAN_KERNELS(knn_f32);
-    else
-      return GRAMIAN_KERNELS(knn_f64);
-  }
 
   // The bfloat16 product is twice as fast, and its scores err by |x - x'||y| + |x'||y - y'| more (x' the rounded row). It
   // pays if that leaves room for few more candidates: a sample of rows tells how far beyond its k-th neighbour lies
@@ -104,7 +219,7 @@ class Search {
 
   void rounding_norms(const Side<T>& side, std::vector<double>& norm) {
     run_pieces(side.rows.rows, kStatBlock, [&](std::int64_t begin, std::int64_t end, std::int64_t) {
-      kernels().rounding_norms(side.rows, begin, end, problem_.shift, side.scale, norm.data());
+      knn_kernels<T>().rounding_norms(side.rows, begin, end, problem_.shift, side.scale, norm.data());
     });
   }
 
@@ -175,9 +290,12 @@ std::tuple<Tensor, Tensor> neighbors_knn_cpu(const Tensor& x, std::int64_t k, co
     for (std::int64_t b = 0; b < call.batches; ++b) {
       std::optional<Rows> base;
       if (!call.self) base = rows_of(*y_given, call.element, b);
-      Search<T> search(rows_of(x, call.element, b), base, call.metric, sweep, exclude_self, k);
-      search.run(static_cast<T*>(distances.mutable_data_ptr()) + b * call.n * k,
-                 static_cast<std::int64_t*>(indices.mutable_data_ptr()) + b * call.n * k);
+      const Rows queries = rows_of(x, call.element, b);
+      T* distance = static_cast<T*>(distances.mutable_data_ptr()) + b * call.n * k;
+      std::int64_t* index = static_cast<std::int64_t*>(indices.mutable_data_ptr()) + b * call.n * k;
+      if (base && Scan<T>::pays(queries, call.metric) && Scan<T>(queries, *base, call.metric, k).run(distance, index))
+        continue;
+      Search<T>(queries, base, call.metric, sweep, exclude_self, k).run(distance, index);
     }
   };
   if (call.n > 0 && call.batches > 0) call.element == Element::f64 ? run(0.0) : run(0.0F);

@@ -32,18 +32,24 @@ struct Entries {
   }
 };
 
-// The distances of a list, negated so that the nearest is the highest. Its rows lie anywhere in memory: fetch one ahead.
+// The distances of a list, negated so that the nearest is the highest. Its rows lie anywhere in memory: fetch one ahead. False
+// if one that is not zero leaves the normal range of T.
 template <class T>
-void score_exactly(const KnnProblem<T>& p, std::int64_t i, const Entries<T>& entries, std::int64_t count) {
+bool score_exactly(const KnnProblem<T>& p, std::int64_t i, const Entries<T>& entries, std::int64_t count) {
   const std::int64_t value_bytes = p.y.rows.element == Element::f64 ? 8 : p.y.rows.element == Element::f32 ? 4 : 2;
   const std::int64_t bytes = p.y.rows.row_stride * value_bytes;
+  constexpr double kNormal = sizeof(T) == 4 ? __FLT_MIN__ : __DBL_MIN__;
+  bool normal = true;
   for (std::int64_t e = 0; e < count; ++e) {
     if (e + 1 < count) {
       const char* next = static_cast<const char*>(p.y.rows.data) + entries.index[e + 1] * bytes;
       for (std::int64_t b = 0; b < p.y.rows.cols * value_bytes; b += 64) __builtin_prefetch(next + b);
     }
-    entries.score[e] = -distance_of_key(p, exact_key(p, i, entries.index[e]));
+    const double key = exact_key(p, i, entries.index[e]);
+    entries.score[e] = -distance_of_key(p, key);
+    normal &= key == 0 || __builtin_fabs(static_cast<double>(entries.score[e])) >= kNormal;
   }
+  return normal;
 }
 
 // The score that an exact key stands for, so that both kinds can wait in one list.
@@ -63,7 +69,18 @@ template <class T>
 T kth_highest(const T* score, std::int64_t count, std::int64_t k) {
   constexpr int kN = kLanes<T>;
   T low = score[0], high = score[0];
-  for (std::int64_t e = 1; e < count; ++e) {
+  if (count >= kN) {
+    Vec<T> lowest = load(score), highest = -lowest;
+    for (std::int64_t e = count % kN; e < count; e += kN) {
+      lowest = lower(lowest, load(score + e));
+      highest = lower(highest, -load(score + e));
+    }
+    for (int l = 0; l < kN; ++l) {
+      low = lowest[l] < low ? lowest[l] : low;
+      high = -highest[l] > high ? -highest[l] : high;
+    }
+  }
+  for (std::int64_t e = 1; e < count && count < kN; ++e) {
     low = score[e] < low ? score[e] : low;
     high = score[e] > high ? score[e] : high;
   }
@@ -209,6 +226,23 @@ void rounding_norms(const Rows& rows, std::int64_t begin, std::int64_t end, cons
 
 // ---- The answer ----
 
+// The k nearest of a row's candidates, by their exact distances.
+template <class T>
+bool decide(const KnnProblem<T>& p, std::int64_t i, T* score, std::uint32_t* index, std::int64_t count, T* distances,
+            std::int64_t* indices) {
+  const Entries<T> entries{score, index};
+  const bool normal = score_exactly(p, i, entries, count);
+  sort(entries, count);
+  const bool product = p.metric == Metric::ip;
+  for (std::int64_t e = 0; e < p.k; ++e) {
+    const bool found = e < count;
+    const T best = found ? score[e] : -kInfinity<T>;
+    distances[e] = product ? best : -best;
+    indices[e] = found ? static_cast<std::int64_t>(index[e]) : -1;
+  }
+  return normal;
+}
+
 template <class T>
 std::int64_t finish_scratch(std::int64_t parts, std::int64_t capacity) {
   return parts * capacity * static_cast<std::int64_t>(sizeof(T) + sizeof(std::uint32_t));
@@ -229,27 +263,130 @@ void finish(const KnnProblem<T>& p, const KnnLists<T>& lists, std::int64_t i, st
   }
   T bound;
   if (count > p.k) count = prune(p, i, entries, count, &bound);
-  score_exactly(p, i, entries, count);
-  sort(entries, count);
-  const bool product = p.metric == Metric::ip;
-  for (std::int64_t e = 0; e < p.k; ++e) {
-    const bool found = e < count;
-    const T score = found ? entries.score[e] : -kInfinity<T>;
-    distances[e] = product ? score : -score;
-    indices[e] = found ? static_cast<std::int64_t>(entries.index[e]) : -1;
+  decide(p, i, entries.score, entries.index, count, distances, indices);
+}
+
+// ---- Few queries: packing and measuring y would cost more than the search ----
+
+constexpr int kAbreast = 4;  // rows of y: as many sums at once as hide the latency of one
+
+template <class T>
+std::int64_t scan_scratch(std::int64_t x_rows, std::int64_t depth) {
+  return (x_rows + kAbreast) * round_up(depth, kLanes<T>);
+}
+
+// One row as T, zeros behind.
+template <class T>
+GRAMIAN_INLINE void copy_row(const Rows& rows, std::int64_t row, T* to) {
+  constexpr int kN = kLanes<T>;
+  for (std::int64_t k = 0; k < rows.cols; k += kN)
+    store(to + k, load_features<T>(rows, row, k, rows.cols - k < kN ? static_cast<int>(rows.cols - k) : kN));
+}
+
+// Sums over the features of f(x, y) for kAbreast rows of y.
+template <class T, class F>
+GRAMIAN_INLINE void sum_abreast(const T* x, const T* const* row, std::int64_t depth, T* result, F&& f) {
+  Vec<T> total[kAbreast] = {};
+  for (std::int64_t k = 0; k < depth; k += kLanes<T>) {
+    const Vec<T> value = load(x + k);
+#pragma GCC unroll 4
+    for (int r = 0; r < kAbreast; ++r) total[r] += f(value, load(row[r] + k));
   }
+  // Sums across lanes, of all rows at once: fold halves of neighbours into one vector until each has its lane.
+  constexpr int kN = kLanes<T>;
+  if constexpr (kN >= kAbreast) {
+    const auto fold = [](Vec<T> a, Vec<T> b, int s) __attribute__((always_inline)) {
+      IntVec<T> low, high;
+      for (int l = 0; l < kN; ++l) {
+        low[l] = l & s ? kN + l - s : l;
+        high[l] = l & s ? kN + l : l + s;
+      }
+      return __builtin_shuffle(a, b, low) + __builtin_shuffle(a, b, high);
+    };
+    Vec<T> all = fold(fold(total[0], total[1], 1), fold(total[2], total[3], 1), 2);
+    if constexpr (kN >= 8) all = fold(all, all, 4);
+    if constexpr (kN >= 16) all = fold(all, all, 8);
+    __builtin_memcpy(result, &all, kAbreast * sizeof(T));
+  } else {
+    for (int r = 0; r < kAbreast; ++r) result[r] = sum<T>(total[r]);
+  }
+}
+
+template <class T>
+void scan(const KnnProblem<T>& p, std::int64_t begin, std::int64_t end, T* scratch, T* score, T* square) {
+  const bool product = p.metric == Metric::ip || p.metric == Metric::cosine;
+  const std::int64_t depth = p.x.rows.cols, padded = round_up(depth, kLanes<T>);
+  const bool in_place = p.y.rows.element == kOwn<T> && p.y.rows.col_stride == 1 && padded == depth;
+  T* queries = scratch + kAbreast * padded;
+  for (std::int64_t i = 0; i < p.x.rows.rows; ++i) copy_row(p.x.rows, i, queries + i * padded);
+  for (std::int64_t j = begin; j < end; j += kAbreast) {
+    const int rows = end - j < kAbreast ? static_cast<int>(end - j) : kAbreast;
+    const T* row[kAbreast];
+    for (int r = 0; r < kAbreast; ++r) {
+      const std::int64_t at = r < rows ? j + r : j;
+      row[r] = scratch + r * padded;
+      if (in_place)
+        row[r] = static_cast<const T*>(p.y.rows.data) + row_offset(p.y.rows, at);
+      else
+        copy_row(p.y.rows, at, scratch + r * padded);
+    }
+    T result[kAbreast], size[kAbreast];
+    if (product) {
+      for (int r = 0; r < rows; ++r) {
+        const T* self[kAbreast] = {row[r], row[r], row[r], row[r]};
+        sum_abreast(row[r], self, padded, result, [](Vec<T> x, Vec<T> y) { return x * y; });
+        square[j + r] = result[0];
+        size[r] = p.metric == Metric::cosine && result[0] > 0 ? static_cast<T>(__builtin_sqrt(result[0])) : T{1};
+      }
+    }
+    for (std::int64_t i = 0; i < p.x.rows.rows; ++i) {
+      const T* x = queries + i * padded;
+      if (product)
+        sum_abreast(x, row, padded, result, [](Vec<T> a, Vec<T> b) { return a * b; });
+      else
+        sum_abreast(x, row, padded, result, [](Vec<T> a, Vec<T> b) { return (a - b) * (a - b); });
+      for (int r = 0; r < rows; ++r) score[i * p.y.rows.rows + j + r] = product ? result[r] / size[r] : -result[r];
+    }
+  }
+}
+
+template <class T>
+std::int64_t keep(std::int64_t k, double relative, double absolute, T* score, std::uint32_t* index,
+                  std::int64_t count) {
+  constexpr int kN = kLanes<T>;
+  Vec<T> not_finite = {};
+  std::int64_t e = 0;
+  for (; e + kN <= count; e += kN) not_finite += load(score + e) - load(score + e);  // 0, or NaN
+  for (; e < count; ++e) not_finite[0] += score[e] - score[e];
+  if (sum<T>(not_finite) != 0) return -1;
+  const double kth = kth_highest(score, count, k);
+  const T bound = static_cast<T>(kth - relative * __builtin_fabs(kth) - absolute);
+  std::int64_t kept = 0;
+  const auto push = [&](std::int64_t at) {
+    score[kept] = score[at];
+    index[kept++] = static_cast<std::uint32_t>(at);
+  };
+  for (e = 0; e + kN <= count; e += kN)
+    for (std::uint32_t hits = at_least(load(score + e), broadcast(bound)); hits != 0; hits &= hits - 1)
+      push(e + __builtin_ctz(hits));
+  for (; e < count; ++e)
+    if (score[e] >= bound) push(e);
+  return kept;
 }
 
 }  // namespace
 
 #if defined(__AVX512F__)
-extern const KnnKernels<float> knn_f32{pairs_scratch<float>, block<float>,          block_bf16,
-                                       rounding_norms,       finish_scratch<float>, finish<float>};
+extern const KnnKernels<float> knn_f32{pairs_scratch<float>,  block<float>,  block_bf16,          rounding_norms,
+                                       finish_scratch<float>, finish<float>, scan_scratch<float>, scan<float>,
+                                       keep<float>,           decide<float>};
 #else
-extern const KnnKernels<float> knn_f32{pairs_scratch<float>, block<float>,          nullptr,
-                                       rounding_norms,       finish_scratch<float>, finish<float>};
+extern const KnnKernels<float> knn_f32{
+    pairs_scratch<float>, block<float>,        nullptr,     rounding_norms, finish_scratch<float>,
+    finish<float>,        scan_scratch<float>, scan<float>, keep<float>,    decide<float>};
 #endif
-extern const KnnKernels<double> knn_f64{pairs_scratch<double>,  block<double>, nullptr, nullptr,
-                                        finish_scratch<double>, finish<double>};
+extern const KnnKernels<double> knn_f64{
+    pairs_scratch<double>, block<double>,        nullptr,      nullptr,      finish_scratch<double>,
+    finish<double>,        scan_scratch<double>, scan<double>, keep<double>, decide<double>};
 
 }  // namespace gramian::GRAMIAN_ISA

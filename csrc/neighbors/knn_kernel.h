@@ -39,6 +39,19 @@ struct KnnKernels {
   std::int64_t (*finish_scratch)(std::int64_t parts, std::int64_t capacity);
   void (*finish)(const KnnProblem<T>& problem, const KnnLists<T>& lists, std::int64_t i, std::int64_t parts,
                  std::int64_t part_stride, void* scratch, T* distances, std::int64_t* indices);
+
+  // Few queries: rows [begin, end) of y against all of x, straight from memory. score [x rows, y rows]: minus the squared
+  // distance, or the product (cosine: over |y|), and then also square [y rows]: |y|^2. `scratch` holds scan_scratch values.
+  std::int64_t (*scan_scratch)(std::int64_t x_rows, std::int64_t depth);
+  void (*scan)(const KnnProblem<T>& problem, std::int64_t begin, std::int64_t end, T* scratch, T* score, T* square);
+  // Keeps the scores of a row that reach the k-th highest less relative * its size + absolute, with their indices. Returns
+  // how many, or -1 if one is not finite.
+  std::int64_t (*keep)(std::int64_t k, double relative, double absolute, T* score, std::uint32_t* index,
+                       std::int64_t count);
+  // Row i's neighbours among `count` candidates, whose scores are overwritten. False if rounding to subnormals of T made up
+  // ties among them.
+  bool (*decide)(const KnnProblem<T>& problem, std::int64_t i, T* score, std::uint32_t* index, std::int64_t count,
+                 T* distances, std::int64_t* indices);
 };
 
 GRAMIAN_DECLARE_KERNELS(KnnKernels<float>, knn_f32)
