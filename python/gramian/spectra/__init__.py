@@ -1,5 +1,15 @@
-"""Where a network lives in frequency space: exact spectra of piecewise linear networks."""
+"""Where a network lives in frequency space: exact spectra of piecewise linear networks, and spectral bias."""
 
+from ._bias import (
+    FrequencyRecorder,
+    amplitudes_at,
+    learn_sinusoids,
+    learned_at,
+    perturbed_amplitudes,
+    petal,
+    sinusoids,
+    wave_noise,
+)
 from ._relu import (
     Pieces,
     Regions,
@@ -13,13 +23,21 @@ from ._relu import (
 )
 
 __all__ = [
+    "FrequencyRecorder",
     "Pieces",
     "Regions",
+    "amplitudes_at",
     "largest_slope",
+    "learn_sinusoids",
+    "learned_at",
+    "perturbed_amplitudes",
+    "petal",
     "pieces_fourier",
     "regions_fourier",
     "relu_line",
     "relu_line_spectrum",
     "relu_plane",
     "relu_plane_spectrum",
+    "sinusoids",
+    "wave_noise",
 ]
