@@ -432,7 +432,7 @@ def perturbed_amplitudes(
     together: int = 25,
     generator: torch.Generator | None = None,
 ) -> Tensor:
-    r"""Perturb all parameters along random unit vectors: mean of :math:`|\tilde f_{\theta + \delta u}(k)| / |\tilde f_\theta(k)|`.
+    r"""Perturb all parameters at random: the mean of :math:`|\tilde f_{\theta + \delta u}(k)| / |\tilde f_\theta(k)|`.
 
     What a network learned at low frequencies withstands larger perturbations than what it learned at high ones.
 
@@ -465,7 +465,7 @@ def perturbed_amplitudes(
 
     Example:
         >>> z = torch.arange(16) / 16
-        >>> perturbed_amplitudes(nn.Linear(1, 1), z[:, None], z, [1.0], [0.0])
+        >>> perturbed_amplitudes(nn.Linear(1, 1), z[:, None], z, [1.0], [0.0]).round(decimals=4)
         tensor([[1.]], dtype=torch.float64)
     """
     op = "perturbed_amplitudes"
