@@ -166,6 +166,21 @@ def test_clid_standardises_and_weighs():
     assert found.dimension.argsort().tolist() == [0, 1, 2]
 
 
+@pytest.mark.filterwarnings("ignore:clid:gramian.NumericalWarning")  # one representation has no scale
+@pytest.mark.parametrize("protocol", ["prequential", "split"])
+@pytest.mark.parametrize("metric", ["cosine", "euclidean"])
+@pytest.mark.parametrize("k", [1, 3])
+def test_one_sweep_of_clid_gives_what_its_measures_give(protocol, metric, k):
+    x = torch.randn(300, 6, generator=torch.Generator().manual_seed(1))
+    x[200:220] = x[:20]  # duplicates: the dimension needs a search of its own
+    rows = x if metric == "euclidean" else x * (1 / x.norm(dim=1, keepdim=True))
+    options = {"protocol": protocol, "metric": metric, "k": k}
+    found = clid({"x": x}, **options, generator=torch.Generator().manual_seed(2))
+    alone = cluster_learnability(x, **options, generator=torch.Generator().manual_seed(2))
+    assert found.learnability.item() == alone.value
+    assert found.dimension.item() == neighbors.twonn(rows).value.item()
+
+
 def test_clid_of_one_has_no_scale():
     with pytest.warns(gramian.NumericalWarning) as caught:
         assert clid({"only": cloud(50, 3)}).score.item() == 0

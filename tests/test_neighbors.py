@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from gramian import _C
-from gramian.neighbors import knn
+from gramian.neighbors import knn, knn_pass
 from tests.checks import assert_same_neighbors, check_thread_counts_agree, refuses
 from tests.reference.neighbors import distance_table
 
@@ -327,6 +327,87 @@ def test_the_bfloat16_filter_of_awkward_rows(case):
     table = distance_table(x[some], x)
     table[torch.arange(60), some] = torch.inf
     assert_same_neighbors((near.distances[some], near.indices[some]), table, relative=2.0**-23)
+
+
+@pytest.mark.parametrize(
+    ("n", "k", "metric", "exclude_self", "route"),
+    [
+        (4100, 5, "euclidean", True, 2),
+        (4100, 5, "cosine", False, 2),
+        (4100, 5, "ip", False, 2),
+        (4100, 5, "chebyshev", False, 1),
+        (4000, 5, "euclidean", True, 1),  # too few rows to be worth a pilot
+        (4100, 200, "euclidean", True, 1),  # too many neighbours
+    ],
+)
+def test_the_bfloat16_filter_is_chosen_where_it_pays(n, k, metric, exclude_self, route):
+    if _C.fma_peak("bfloat16", 1e-3) == 0:
+        pytest.skip("this processor has no bfloat16 product")
+    x = rows(n, 48)
+    found = torch.ops.gramian.neighbors_knn_route(x, k, None, metric, exclude_self)
+    assert found.item() == route
+    if route == 2:  # not where near-ties would make nearly every row a candidate, and not in float64
+        clusters = 100 * rows(30, 48, seed=1).repeat(137, 1)[:n] + 1e-2 * x
+        assert torch.ops.gramian.neighbors_knn_route(clusters, k, None, metric, exclude_self).item() == 1
+        assert torch.ops.gramian.neighbors_knn_route(x.double(), k, None, metric, exclude_self).item() == 1
+    assert torch.ops.gramian.neighbors_knn_route(x[:8], 5, x).item() == 0
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("train", [None, "some", "one", "all but one"])
+def test_a_pass_has_the_bits_of_its_searches(isa, dtype, train):
+    for n, d, k in [(2, 1, 1), (13, 7, 2), (98, 33, 3), (700, 20, 40)]:
+        x = rows(n, d, dtype=dtype)
+        if d == 20:
+            x = x.round()  # ties
+        learned = torch.rand(n, generator=torch.Generator().manual_seed(2)) < 0.6
+        learned[0], learned[-1] = True, False
+        if train in {"one", "all but one"}:
+            learned = torch.arange(n) == n // 2 if train == "one" else torch.arange(n) != n // 2
+        found = knn_pass(x, k, train=None if train is None else learned)
+        for ours, searched in (
+            (found.others, knn(x, k, exclude_self=True)),
+            (found.past, knn(x, k, causal=True)),
+        ):
+            assert torch.equal(ours.indices, searched.indices)
+            assert torch.equal(ours.distances, searched.distances)
+        if train is None:
+            assert found.held_out is None
+            continue
+        there = min(k, int(learned.sum()))
+        searched = knn(x[~learned], there, x[learned])
+        assert torch.equal(found.held_out.indices[:, :there], learned.nonzero()[:, 0][searched.indices])
+        assert torch.equal(found.held_out.distances[:, :there], searched.distances)
+        assert (found.held_out.indices[:, there:] == -1).all()
+
+
+def test_a_pass_in_bfloat16_has_the_bits_of_its_searches():
+    x, train = rows(4200, 64), torch.arange(4200) % 3 > 0
+    check_thread_counts_agree(lambda: torch.cat([near.distances for near in knn_pass(x, 2, train=train)]))
+    found = knn_pass(x, 2, train=train)
+    assert torch.equal(found.others.indices, knn(x, 2, exclude_self=True).indices)
+    assert torch.equal(found.past.indices, knn(x, 2, causal=True).indices)
+    assert torch.equal(found.held_out.indices, train.nonzero()[:, 0][knn(x[~train], 2, x[train]).indices])
+
+
+def test_a_pass_of_nothing_and_under_opcheck():
+    assert knn_pass(torch.empty(0, 3), 1).others.indices.shape == (0, 1)
+    x = rows(9, 4)
+    torch.library.opcheck(torch.ops.gramian.neighbors_knn_pass.default, (x, 2))
+    torch.library.opcheck(torch.ops.gramian.neighbors_knn_pass.default, (x, 2, torch.arange(9) > 3))
+
+
+def test_a_pass_and_a_route_refuses_in_their_names():
+    x = rows(4, 3)
+    for args, message in [
+        ((x[0], 1), "knn_pass: x must be [n, d], got shape (3,)"),
+        ((x, 4), "knn: k must be from 1 to 3, the rows to choose from, got 4"),
+        ((x, 1, torch.ones(3, dtype=torch.bool)), "knn_pass: train must be [n] bool with n = 4, got shape (3,)"),
+    ]:
+        with refuses(message):
+            torch.ops.gramian.neighbors_knn_pass(*args)
+    with refuses("knn_route: x must be [n, d], got shape (3,)"):
+        torch.ops.gramian.neighbors_knn_route(x[0], 1)
 
 
 # ---- Peers ----

@@ -157,23 +157,33 @@ GRAMIAN_INLINE void insert(const KnnProblem<T>& p, const KnnLists<T>& lists, std
 
 // Out of line: hits are rare once the thresholds are good, and the loop over a tile should stay in the instruction cache.
 template <class T>
-__attribute__((noinline)) void push_hits(const KnnProblem<T>& p, const KnnLists<T>& lists, const Tile<T>& t, int r,
+__attribute__((noinline)) void push_hits(const KnnProblem<T>& p, const KnnTargets<T>& lists, const Tile<T>& t, int r,
                                          std::uint32_t row_hits, std::uint32_t col_hits) {
   const std::int64_t i = t.row + r;
   const T* product = t.values + r * kTileCols<T>;
   const std::uint32_t mask = allowed(p, t, i);
   for (row_hits &= mask; row_hits != 0; row_hits &= row_hits - 1) {
     const int l = __builtin_ctz(row_hits);
-    insert(p, lists, i, product[l] - p.y.half_norm[t.col + l], t.col + l);
+    insert(p, lists.rows, i, product[l] - p.y.half_norm[t.col + l], t.col + l);
   }
   for (col_hits &= mask; col_hits != 0; col_hits &= col_hits - 1) {
     const int l = __builtin_ctz(col_hits);
-    insert(p, lists, t.col + l, product[l] - p.x.half_norm[i], i);
+    insert(p, lists.cols, t.col + l, product[l] - p.x.half_norm[i], i);
   }
 }
 
+// The same for the lists of held-out rows, which only rows to learn from enter.
 template <class T>
-GRAMIAN_INLINE void push_tile(const KnnProblem<T>& p, const KnnLists<T>& lists, const Tile<T>& t) {
+__attribute__((noinline)) void push_held_out(const KnnProblem<T>& p, const KnnTargets<T>& lists, const Tile<T>& t,
+                                             int r, std::uint32_t row_hits, std::uint32_t col_hits) {
+  std::uint32_t train = 0;
+  for (int l = 0; l < t.cols; ++l) train |= static_cast<std::uint32_t>(p.train[t.col + l]) << l;
+  const std::uint32_t into_cols = p.train[t.row + r] ? ~0U : 0;
+  push_hits(p, {lists.held_out, lists.held_out, {}}, t, r, row_hits & train, col_hits & into_cols);
+}
+
+template <class T>
+GRAMIAN_INLINE void push_tile(const KnnProblem<T>& p, const KnnTargets<T>& lists, const Tile<T>& t) {
   constexpr int kN = kLanes<T>, kCols = kTileCols<T>;
   const bool symmetric = p.sweep == Sweep::symmetric;  // then a tile also serves the rows that its columns are
   const Vec<T> half_left = load(p.y.half_norm + t.col), half_right = load(p.y.half_norm + t.col + kN);
@@ -181,27 +191,32 @@ GRAMIAN_INLINE void push_tile(const KnnProblem<T>& p, const KnnLists<T>& lists, 
   for (int r = 0; r < t.rows; ++r) {
     const std::int64_t i = t.row + r;
     const Vec<T> left = load(t.values + r * kCols), right = load(t.values + r * kCols + kN);
-    const Vec<T> threshold = broadcast(lists.threshold[i]);
-    const std::uint32_t row_hits =
-        at_least(left - half_left, threshold) | (at_least(right - half_right, threshold) << kN);
-    std::uint32_t col_hits = 0;
-    if (symmetric) {
+    const auto row_hits = [&](const KnnLists<T>& of) __attribute__((always_inline)) {
+      const Vec<T> threshold = broadcast(of.threshold[i]);
+      return at_least(left - half_left, threshold) | (at_least(right - half_right, threshold) << kN);
+    };
+    const auto col_hits = [&](const KnnLists<T>& of) __attribute__((always_inline)) {
       const Vec<T> half = broadcast(p.x.half_norm[i]);
-      col_hits = at_least(left - half, load(lists.threshold + t.col)) |
-                 at_least(right - half, load(lists.threshold + t.col + kN)) << kN;
+      return at_least(left - half, load(of.threshold + t.col)) |
+             (at_least(right - half, load(of.threshold + t.col + kN)) << kN);
+    };
+    const std::uint32_t in_rows = row_hits(lists.rows), in_cols = symmetric ? col_hits(lists.cols) : 0;
+    if (__builtin_expect((in_rows | in_cols) != 0, 0)) push_hits(p, lists, t, r, in_rows, in_cols);
+    if (p.train != nullptr) {
+      const std::uint32_t out_rows = row_hits(lists.held_out), out_cols = col_hits(lists.held_out);
+      if (__builtin_expect((out_rows | out_cols) != 0, 0)) push_held_out(p, lists, t, r, out_rows, out_cols);
     }
-    if (__builtin_expect((row_hits | col_hits) != 0, 0)) push_hits(p, lists, t, r, row_hits, col_hits);
   }
 }
 
 template <class T>
-void block(const KnnProblem<T>& p, const KnnLists<T>& lists, std::int64_t i, std::int64_t x_rows, std::int64_t j,
+void block(const KnnProblem<T>& p, const KnnTargets<T>& lists, std::int64_t i, std::int64_t x_rows, std::int64_t j,
            std::int64_t y_rows, void* memory) {
   sweep_pairs(p, i, x_rows, j, y_rows, memory, [&](const Tile<T>& tile) { push_tile(p, lists, tile); });
 }
 
 #if defined(__AVX512F__)
-void block_bf16(const KnnProblem<float>& p, const KnnLists<float>& lists, std::int64_t i, std::int64_t x_rows,
+void block_bf16(const KnnProblem<float>& p, const KnnTargets<float>& lists, std::int64_t i, std::int64_t x_rows,
                 std::int64_t j, std::int64_t y_rows, void* memory) {
   sweep_pairs_bf16(p, i, x_rows, j, y_rows, memory, [&](const Tile<float>& tile) { push_tile(p, lists, tile); });
 }

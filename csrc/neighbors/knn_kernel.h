@@ -11,6 +11,7 @@ namespace gramian {
 template <class T>
 struct KnnProblem : Pairs<T> {
   std::int64_t k, capacity;
+  const bool* train;  // [n] the rows that held-out ones may learn from, or null
 };
 
 // The candidates so far, a list a row.
@@ -22,16 +23,23 @@ struct KnnLists {
   T* threshold;          // [lists + 64, infinite past the end]: lower scores cannot be among the k nearest
 };
 
+// The lists that a tile feeds: those of its rows, in a symmetric sweep those of its columns (the same, unless what comes before
+// a row is kept apart from what comes after), and with `train` those of held-out rows (for others the threshold is infinite).
+template <class T>
+struct KnnTargets {
+  KnnLists<T> rows, cols, held_out;
+};
+
 template <class T>
 struct KnnKernels {
   // Bytes of scratch that a block needs.
   std::int64_t (*scratch)(std::int64_t x_rows, std::int64_t y_rows, std::int64_t depth);
   // Rows [i, i + x_rows) of x against rows [j, j + y_rows) of y.
-  void (*block)(const KnnProblem<T>& problem, const KnnLists<T>& lists, std::int64_t i, std::int64_t x_rows,
+  void (*block)(const KnnProblem<T>& problem, const KnnTargets<T>& lists, std::int64_t i, std::int64_t x_rows,
                 std::int64_t j, std::int64_t y_rows, void* scratch);
   // The same with the product in bfloat16; null where the level has none. The slack must then cover the rounding of the
   // rows, which rounding_norms measures: |packed row - packed row in bfloat16|.
-  void (*block_bf16)(const KnnProblem<T>& problem, const KnnLists<T>& lists, std::int64_t i, std::int64_t x_rows,
+  void (*block_bf16)(const KnnProblem<T>& problem, const KnnTargets<T>& lists, std::int64_t i, std::int64_t x_rows,
                      std::int64_t j, std::int64_t y_rows, void* scratch);
   void (*rounding_norms)(const Rows& rows, std::int64_t begin, std::int64_t end, const T* shift, const T* scale,
                          double* norm);

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from gramian._warnings import NumericalWarning
 
-from ._knn import knn
+from ._knn import Neighbors, knn
 
 __all__ = ["Dimension", "levina_bickel", "twonn"]
 
@@ -80,13 +80,25 @@ def twonn(
         raise ValueError(f"{op}: discard must be from 0 up to 1, got {discard}")
     if neighborhood < 0:
         raise ValueError(f"{op}: neighborhood must be zero or positive, got {neighborhood}")
-    near = _nearest(op, x, max(2, neighborhood), duplicates)
+    return _twonn(x, None, estimator, discard, duplicates, neighborhood)
+
+
+def twonn_from(x: Tensor, found: Neighbors) -> Tensor:
+    """Return ``twonn(x).value`` for nearest neighbours that are known."""
+    return _twonn(x, found, "linear", 0.1, "merge", 0).value
+
+
+def _twonn(
+    x: Tensor, found: Neighbors | None, estimator: str, discard: float, duplicates: str, neighborhood: int
+) -> Dimension:
+    op = "twonn"
+    near = _nearest(op, x, max(2, neighborhood), duplicates, found)
     if near is None:
-        return Dimension(_undefined(op, x), torch.full_like(x[:, 0], torch.nan).double() if neighborhood else None)
+        return Dimension(_undefined(op, x, 4), torch.full_like(x[:, 0], torch.nan).double() if neighborhood else None)
     logs = (near.distances[:, 1] / near.distances[:, 0]).log()
     value = _linear(logs, discard) if estimator == "linear" else _censored_mle(logs, discard)
     if not value.isfinite():
-        value = _undefined(op, x)
+        value = _undefined(op, x, 4)
     local = None
     if neighborhood:
         around = logs[near.indices[:, :neighborhood]].sum(1) + logs
@@ -161,7 +173,7 @@ class _Nearest(NamedTuple):
         return torch.where(self.place >= 0, values[self.place], torch.nan)
 
 
-def _nearest(op: str, x: Tensor, k: int, duplicates: str) -> _Nearest | None:
+def _nearest(op: str, x: Tensor, k: int, duplicates: str, found: Neighbors | None = None) -> _Nearest | None:
     if x.ndim != 2:
         raise ValueError(f"{op}: x must be [n, d], got shape {tuple(x.shape)}")
     if duplicates not in {"merge", "drop", "raise"}:
@@ -171,7 +183,7 @@ def _nearest(op: str, x: Tensor, k: int, duplicates: str) -> _Nearest | None:
         return None
     if k >= n:
         raise ValueError(f"{op}: k must be less than n = {n}, got {k}")
-    near = knn(x, k, exclude_self=True)
+    near = knn(x, k, exclude_self=True) if found is None else found
     place = torch.arange(n, device=x.device)
     equal = near.distances[:, 0] == 0
     if equal.any():
@@ -210,8 +222,8 @@ def _censored_mle(logs: Tensor, discard: float) -> Tensor:
     return (kept - 1) / (low.sum() + (n - kept) * low[-1])
 
 
-def _undefined(op: str, x: Tensor) -> Tensor:
+def _undefined(op: str, x: Tensor, stacklevel: int = 3) -> Tensor:
     warnings.warn(
-        f"{op}: too few different rows to tell a dimension, the result is NaN", NumericalWarning, stacklevel=3
+        f"{op}: too few different rows to tell a dimension, the result is NaN", NumericalWarning, stacklevel=stacklevel
     )
     return torch.full((), torch.nan, dtype=torch.float64, device=x.device)

@@ -13,10 +13,11 @@ from gramian._progress import progress_bar
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-__all__ = ["Neighbors", "count_within", "knn", "knn_chunks"]
+__all__ = ["KnnPass", "Neighbors", "count_within", "knn", "knn_chunks", "knn_pass"]
 
 _count_within = torch.ops.gramian.neighbors_count_within.default
 _knn = torch.ops.gramian.neighbors_knn.default
+_knn_pass = torch.ops.gramian.neighbors_knn_pass.default
 
 
 class Neighbors(NamedTuple):
@@ -199,6 +200,68 @@ def _jvp(ctx: Any, x_tangent: Tensor | None, _k: None, y_tangent: Tensor | None,
 
 
 _autograd.register(_knn, setup_context=_setup_context, backward=_backward, jvp=_jvp)
+
+
+class KnnPass(NamedTuple):
+    """Three searches in one: among all other rows, among the rows before, and of held-out rows among the others."""
+
+    others: Neighbors
+    past: Neighbors
+    held_out: Neighbors | None
+
+
+def knn_pass(x: Tensor, k: int, *, train: Tensor | None = None) -> KnnPass:
+    r"""Exact ``k`` nearest neighbours of every row among all others, among the rows before it, and among rows to learn from.
+
+    What an intrinsic dimension, a prequential and a held-out learning score ask for, by Euclidean distance in one symmetric sweep: a
+    tile of the product serves the lists of its rows, of what comes after them, and of its columns, of what comes before.
+
+    Args:
+        x: ``[n, d]`` float32, float64, bfloat16 or float16, finite, any strides; read in place. For cosine distances scale its rows
+            to length one: the neighbours are the same.
+        k: neighbours a row, from 1 to ``n - 1``.
+        train: ``[n]`` bool, the rows to learn from. The others are held out.
+
+    Returns:
+        ``KnnPass(others, past, held_out)``: what ``knn(x, k, exclude_self=True)`` and ``knn(x, k, causal=True)`` give, to the bit;
+        and ``held_out``, ``[m, k]`` for the ``m`` rows that are not in ``train`` by rising index, their neighbours in
+        ``train`` as indices into ``x`` (None without it). Where there are fewer than ``k`` to choose from, index -1 at distance ``inf``.
+
+    Raises:
+        ValueError: wrong shape or dtype; ``k`` out of range; a NaN or an infinity (the first such row is named).
+
+    Cost:
+        ``n^2 d`` flops, where the searches one by one take ``2 n^2 d`` and as much again for each pair of a held-out row and
+        one to learn from. Memory: three times the lists of `knn`.
+
+    Accuracy:
+        That of `knn`.
+
+    Not differentiable. The same bits for every number of threads.
+
+    References:
+        The measures of Lu et al., arXiv:2206.01251, share these searches; the algorithm is this library's own.
+
+    Example:
+        >>> found = knn_pass(torch.tensor([[0.0], [5.0], [1.0]]), 1, train=torch.tensor([True, True, False]))
+        >>> [near.indices[:, 0].tolist() for near in found]
+        [[2, 2, 0], [-1, 0, 0], [0]]
+    """
+    *found, distances, indices = _knn_pass(x.detach(), k, train)
+    held_out = None if train is None else Neighbors(distances[~train], indices[~train])
+    return KnnPass(Neighbors(found[0], found[1]), Neighbors(found[2], found[3]), held_out)
+
+
+@torch.library.register_fake("gramian::neighbors_knn_pass")  # type: ignore[untyped-decorator]
+def _(x: Tensor, k: int, train: Tensor | None = None) -> tuple[Tensor, ...]:
+    dtype = torch.float64 if x.dtype == torch.float64 else torch.float32
+    rows = (len(x), len(x), 0 if train is None else len(x))
+    return tuple(x.new_empty(n, k, dtype=of) for n in rows for of in (dtype, torch.int64))
+
+
+@torch.library.register_fake("gramian::neighbors_knn_route")  # type: ignore[untyped-decorator]
+def _(x: Tensor, *_: Any) -> Tensor:
+    return x.new_empty((), dtype=torch.int64)
 
 
 def knn_chunks(
