@@ -44,3 +44,13 @@ def test_a_bottleneck_keeps_less(tmp_path):
     assert found[0.0].error < 0.3
     example.plot(found, tmp_path / "figure.png")
     assert (tmp_path / "figure.png").stat().st_size > 0
+
+
+def test_information_keeps_a_generator_from_collapsing(tmp_path):
+    pytest.importorskip("matplotlib")
+    example = load("plot_gan_regularisation")
+    found = example.measure(steps=1500)
+    assert found[1.0].entropy > found[0.0].entropy + 0.3
+    assert found[1.0].information > found[0.0].information + 1
+    example.plot(found, tmp_path / "figure.png")
+    assert (tmp_path / "figure.png").stat().st_size > 0
