@@ -122,9 +122,18 @@ GRAMIAN_INLINE f64xN lower(f64xN a, f64xN b) {
 #endif
 }
 
+GRAMIAN_INLINE f32xN root(f32xN v) {
+#if defined(__AVX512F__)
+  return _mm512_maskz_sqrt_ps(0xFFFF, v);  // the plain intrinsic makes GCC 12 warn of its own header
+#else
+  for (int l = 0; l < kLanes<float>; ++l) v[l] = __builtin_sqrtf(v[l]);
+  return v;
+#endif
+}
+
 GRAMIAN_INLINE f64xN root(f64xN v) {
 #if defined(__AVX512F__)
-  return _mm512_maskz_sqrt_pd(0xFF, v);  // the plain intrinsic makes GCC 12 warn of its own header
+  return _mm512_maskz_sqrt_pd(0xFF, v);
 #else
   for (int l = 0; l < kLanes<double>; ++l) v[l] = __builtin_sqrt(v[l]);
   return v;

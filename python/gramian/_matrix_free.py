@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from ._lanczos import Eigenpairs, lanczos
 from ._progress import progress_bar
 from ._tangent import Factors, check, factors_of, record, selected
 
@@ -121,15 +122,6 @@ def ntk_vp(
     return torch.stack([operator(column) for column in v.detach().unbind(2)], 2) if v.shape[2] else v.clone()
 
 
-class Eigenpairs(NamedTuple):
-    """The largest eigenvalues, falling, their vectors ``[n, c, k]``, and ``|K u - lambda u|`` for each."""
-
-    values: Tensor
-    vectors: Tensor
-    residuals: Tensor
-    converged: bool
-
-
 def ntk_top(
     model: nn.Module,
     x: Tensor,
@@ -190,40 +182,21 @@ def ntk_top(
     if most < k:
         raise ValueError(f"{op}: max_iter must be at least k = {k}, got {max_iter}")
 
-    def fresh(basis: Tensor) -> Tensor:
-        q: Tensor = torch.randn(size, generator=generator, dtype=torch.float64).to(operator.device)
-        for _ in range(2):
-            q = q - basis @ (basis.mT @ q)
-        return q.div(q.norm())
+    def product(q: Tensor) -> Tensor:
+        return operator(q.to(operator.dtype).view(operator.shape)).flatten().double()
 
-    basis = torch.zeros(size, most, dtype=torch.float64, device=operator.device)
-    tridiagonal = torch.zeros(most, most, dtype=torch.float64, device=operator.device)
-    basis[:, 0] = fresh(basis[:, :0])
-    tiny = torch.finfo(operator.dtype).eps
-    for step in progress_bar(range(most), "products", shown=progress):
-        product = operator(basis[:, step].to(operator.dtype).view(operator.shape)).flatten().double()
-        scale = product.norm()
-        tridiagonal[step, step] = basis[:, step] @ product
-        seen = basis[:, : step + 1]
-        for _ in range(2):
-            product = product - seen @ (seen.mT @ product)
-        beyond = product.norm()
-        done = step + 1
-        if done >= k and (done % 4 == 0 or done == most or beyond <= tiny * scale):
-            values, modes = torch.linalg.eigh(tridiagonal[:done, :done])
-            residuals = beyond * modes[-1, -k:].abs()
-            if (residuals <= tol * values[-1].clamp(min=0)).all():
-                break
-        if done < most:
-            closed = beyond <= tiny * scale  # what was seen is mapped into itself: look elsewhere
-            basis[:, done] = fresh(seen) if closed else product / beyond
-            if not closed:
-                tridiagonal[step, done] = tridiagonal[done, step] = beyond
-    values, modes = torch.linalg.eigh(tridiagonal[:done, :done])
-    residuals = (beyond * modes[-1, -k:].abs()).flip(0)
-    top = values[-k:].flip(0)
-    vectors = (seen @ modes[:, -k:].flip(1)).to(operator.dtype).view(*operator.shape, k)
-    return Eigenpairs(top, vectors, residuals, bool((residuals <= tol * top[0].clamp(min=0)).all()) or done == size)
+    found = lanczos(
+        product,
+        size,
+        k,
+        eps=torch.finfo(operator.dtype).eps,
+        tol=tol,
+        most=most,
+        device=operator.device,
+        generator=generator,
+        progress=progress,
+    )
+    return found._replace(vectors=found.vectors.to(operator.dtype).view(*operator.shape, k))
 
 
 def ntk_diagonal(

@@ -1,4 +1,4 @@
-"""Where a network lives in frequency space: exact spectra of piecewise linear networks, and spectral bias."""
+"""Where a network lives in frequency space: power on grids, Fourier and kernel sums in any dimension, exact spectra, spectral bias."""
 
 from ._bias import (
     FrequencyRecorder,
@@ -21,15 +21,21 @@ from ._relu import (
     relu_plane,
     relu_plane_spectrum,
 )
+from ._sums import Kernel, gaussian_eigenpairs, kernel_sum, ndft, ndft_adjoint
 
 __all__ = [
     "FrequencyRecorder",
+    "Kernel",
     "Pieces",
     "Regions",
     "amplitudes_at",
+    "gaussian_eigenpairs",
+    "kernel_sum",
     "largest_slope",
     "learn_sinusoids",
     "learned_at",
+    "ndft",
+    "ndft_adjoint",
     "perturbed_amplitudes",
     "petal",
     "pieces_fourier",
