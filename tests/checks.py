@@ -234,7 +234,10 @@ def _opcheck(function, inputs, *, grad):
         function(*inputs)
     assert seen.calls, "no op of this library was called"
     for op, args, kwargs in seen.calls:
-        given = [a.detach().requires_grad_(grad) if isinstance(a, torch.Tensor) else a for a in args]
+        given = [
+            a.detach().requires_grad_(grad and a.is_floating_point()) if isinstance(a, torch.Tensor) else a
+            for a in args
+        ]
         torch.library.opcheck(op, tuple(given), kwargs)
 
 

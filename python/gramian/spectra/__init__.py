@@ -10,6 +10,7 @@ from ._bias import (
     sinusoids,
     wave_noise,
 )
+from ._grid import RadialSpectrum, coherence, cross_spectrum, power_spectrum, radial_spectrum
 from ._relu import (
     Pieces,
     Regions,
@@ -27,8 +28,11 @@ __all__ = [
     "FrequencyRecorder",
     "Kernel",
     "Pieces",
+    "RadialSpectrum",
     "Regions",
     "amplitudes_at",
+    "coherence",
+    "cross_spectrum",
     "gaussian_eigenpairs",
     "kernel_sum",
     "largest_slope",
@@ -39,6 +43,8 @@ __all__ = [
     "perturbed_amplitudes",
     "petal",
     "pieces_fourier",
+    "power_spectrum",
+    "radial_spectrum",
     "regions_fourier",
     "relu_line",
     "relu_line_spectrum",

@@ -76,7 +76,7 @@ def _backward_sum(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
 
 def _jvp_sum(ctx: Any, dx: Tensor | None, dy: Tensor | None, dv: Tensor | None, *_: None) -> Tensor:
     x, y, values = ctx.saved_tensors
-    moved = x.new_zeros(x.shape[0], values.shape[1])
+    moved: Tensor = x.new_zeros(x.shape[0], values.shape[1])
     if dv is not None:
         moved = moved + _sum(x, y, dv, ctx.profile, ctx.slope)
     if dx is not None:
@@ -128,7 +128,7 @@ def _backward_ndft(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
 
 def _jvp_ndft(ctx: Any, dk: Tensor | None, dx: Tensor | None, dv: Tensor | None) -> Tensor:
     k, x, values = ctx.saved_tensors
-    moved = k.new_zeros(2, k.shape[0], values.shape[1])
+    moved: Tensor = k.new_zeros(2, k.shape[0], values.shape[1])
     if dv is not None:
         moved = moved + _ndft(k, x, dv)
     for side, features, tangent in ((dk, x, dk), (dx, dx, k)):
