@@ -136,7 +136,7 @@ __attribute__((noinline)) void compact(const KnnProblem<T>& p, const KnnLists<T>
   if (kept > (p.k + p.capacity) / 2) {
     score_exactly(p, i, entries, kept);
     sort(entries, kept);
-    kept = p.k;
+    kept = p.k;  // their keys anew: a score made of the rounded distance would be lost where that overflows
     for (std::int64_t e = 0; e < kept; ++e) entries.score[e] = score_of_key(p, i, exact_key(p, i, entries.index[e]));
     bound = entries.score[kept - 1] - p.slack[i];
   }
