@@ -1,0 +1,203 @@
+"""Fourier sums, kernel sums and radial spectra, against plain torch, scipy, finufft and ducc0."""
+
+from __future__ import annotations
+
+import math
+from functools import partial
+from importlib.metadata import version
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from benchmarks.case import Case, Peer
+from gramian import spectra
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+
+def _points(n: int, k: int, d: int) -> Callable[[int], list[Tensor]]:
+    def setup(seed: int) -> list[Tensor]:
+        generator = torch.Generator().manual_seed(seed)
+        return [
+            torch.rand(n, d, generator=generator),
+            torch.randn(k, d, generator=generator),
+            torch.randn(n, generator=generator),
+        ]
+
+    return setup
+
+
+def _waves(inputs: list[Tensor]) -> Tensor:
+    points, frequencies, values = inputs
+    phases = 2 * math.pi * (frequencies @ points.mT)
+    return torch.complex(phases.cos() @ values, -(phases.sin() @ values))
+
+
+def _finufft(inputs: list[Tensor]) -> Tensor:
+    import finufft
+
+    points, frequencies, values = inputs
+    turns = [t.contiguous().numpy() for t in (2 * math.pi * points).unbind(1)]
+    wanted = [t.contiguous().numpy() for t in frequencies.unbind(1)]
+    transform = {1: finufft.nufft1d3, 2: finufft.nufft2d3, 3: finufft.nufft3d3}[points.shape[1]]
+    threads = torch.get_num_threads()
+    return torch.from_numpy(transform(*turns, (values + 0j).numpy(), *wanted, isign=-1, eps=1e-5, nthreads=threads))
+
+
+def _ndft_case(n: int, k: int, d: int, *, rounds: int) -> Case:
+    def error(result: Tensor, inputs: list[Tensor]) -> float:
+        wide = _waves([t[:64].double() if at == 1 else t.double() for at, t in enumerate(inputs)])
+        return float((result[:64] - wide).abs().max() / inputs[2].double().norm())
+
+    peers = [Peer(name="torch", version=partial(version, "torch"), call="cos and sin of k @ x.mT, @ v", run=_waves)]
+    if d <= 3:
+        peers.append(
+            Peer(name="finufft", version=partial(version, "finufft"), call=f"nufft{d}d3(eps=1e-5)", run=_finufft)
+        )
+    return Case(
+        op="spectra.ndft",
+        name=f"n={n} k={k} d={d}",
+        dtype="float32",
+        setup=_points(n, k, d),
+        ours=lambda inputs: spectra.ndft(*inputs),
+        flops=2.0 * n * k * d,
+        bytes=4.0 * (n + k) * d,
+        error=error,
+        peers=peers,
+        rounds=rounds,
+        memory=True,
+    )
+
+
+def _kernels(inputs: list[Tensor]) -> Tensor:
+    points, frequencies, values = inputs
+    return torch.exp(-0.5 * torch.cdist(frequencies, points).square()) @ values
+
+
+def _kernel_case(n: int, k: int, d: int, *, rounds: int) -> Case:
+    def error(result: Tensor, inputs: list[Tensor]) -> float:
+        wide = _kernels([t[:64].double() if at == 1 else t.double() for at, t in enumerate(inputs)])
+        return float((result[:64] - wide).abs().max() / wide.abs().max())
+
+    return Case(
+        op="spectra.kernel_sum",
+        name=f"gaussian n={n} m={k} d={d}",
+        dtype="float32",
+        setup=_points(n, k, d),
+        ours=lambda inputs: spectra.kernel_sum(inputs[1], inputs[0], inputs[2]),
+        flops=2.0 * n * k * d,
+        bytes=4.0 * (n + k) * d,
+        error=error,
+        peers=[Peer(name="torch", version=partial(version, "torch"), call="exp(-cdist²/2) @ v", run=_kernels)],
+        rounds=rounds,
+        memory=True,
+    )
+
+
+def _grid(batch: int, shape: tuple[int, ...]) -> Callable[[int], list[Tensor]]:
+    """The field, and for the peers the shell of each mode of the half lattice and how often it counts."""
+
+    def setup(seed: int) -> list[Tensor]:
+        x = torch.randn(batch, *shape, generator=torch.Generator().manual_seed(seed))
+        squares = torch.zeros([])
+        for axis, n in enumerate(shape):
+            m = torch.arange(n // 2 + 1 if axis == len(shape) - 1 else n)
+            m = torch.where(2 * m > n, n - m, m)
+            squares = squares + m.square().reshape(-1, *[1] * (len(shape) - axis - 1))
+        shells = shape[0] // 2 + 1
+        k = squares.double().sqrt()
+        number = torch.where(k > shape[0] / 2, shells, (k + 0.5).floor()).long()
+        weight = torch.full((shape[-1] // 2 + 1,), 2.0)
+        weight[0] = weight[-1] = 1
+        return [x, number, weight.expand(number.shape).contiguous()]
+
+    return setup
+
+
+def _torch_shells(inputs: list[Tensor]) -> Tensor:
+    x, number, weight = inputs
+    axes = tuple(range(1, x.ndim))
+    power = torch.view_as_real(torch.fft.rfftn(x, dim=axes)).square().sum(-1) * weight
+    flat, shells = number.reshape(-1), int(number.max())
+    return torch.stack([torch.bincount(flat, item.reshape(-1), minlength=shells + 1)[:shells] for item in power])
+
+
+def _numpy_shells(transform: Callable[[Any, tuple[int, ...]], Any], inputs: list[Tensor]) -> Tensor:
+    import numpy as np
+
+    x, number, weight = (t.numpy() for t in inputs)
+    modes = transform(x, tuple(range(1, x.ndim)))
+    power = (modes.real**2 + modes.imag**2) * weight
+    shells = int(number.max())
+    sums = [np.bincount(number.ravel(), item.ravel(), minlength=shells + 1)[:shells] for item in power]
+    return torch.from_numpy(np.stack(sums))
+
+
+def _scipy_fft(x: Any, axes: tuple[int, ...]) -> Any:
+    import scipy.fft
+
+    return scipy.fft.rfftn(x, axes=axes, workers=torch.get_num_threads())
+
+
+def _ducc_fft(x: Any, axes: tuple[int, ...]) -> Any:
+    import ducc0
+
+    return ducc0.fft.r2c(x, axes=axes, nthreads=torch.get_num_threads())
+
+
+def _radial_case(batch: int, shape: tuple[int, ...], *, rounds: int) -> Case:
+    axes = tuple(range(1, len(shape) + 1))
+
+    def error(result: Tensor, inputs: list[Tensor]) -> float:
+        wide = _torch_shells([inputs[0][:1].double(), inputs[1], inputs[2].double()])
+        return float(((result[:1] - wide).abs() / wide).max())
+
+    modes = batch * math.prod(shape[:-1]) * (shape[-1] // 2 + 1)
+    samples = batch * math.prod(shape)
+    return Case(
+        op="spectra.radial_spectrum",
+        name=f"{batch} x {' x '.join(map(str, shape))}",
+        dtype="float32",
+        setup=_grid(batch, shape),
+        ours=lambda inputs: spectra.radial_spectrum(inputs[0], axes, reduce="sum").values,
+        flops=2.5 * samples * math.log2(math.prod(shape)) + 4.0 * modes,
+        bytes=12.0 * samples,
+        error=error,
+        peers=[
+            Peer(
+                name="torch",
+                version=partial(version, "torch"),
+                call="rfftn, |X|², bincount of shells",
+                run=_torch_shells,
+            ),
+            Peer(
+                name="scipy",
+                version=partial(version, "scipy"),
+                call="scipy.fft.rfftn, numpy.bincount",
+                run=partial(_numpy_shells, _scipy_fft),
+            ),
+            Peer(
+                name="ducc0",
+                version=partial(version, "ducc0"),
+                call="ducc0.fft.r2c, numpy.bincount",
+                run=partial(_numpy_shells, _ducc_fft),
+            ),
+        ],
+        rounds=rounds,
+        memory=False,
+    )
+
+
+CASES = [
+    _ndft_case(10_000, 1000, 784, rounds=10),
+    _ndft_case(10_000, 1000, 3, rounds=10),
+    _ndft_case(100_000, 10_000, 2, rounds=2),
+    _kernel_case(10_000, 1000, 784, rounds=10),
+    _kernel_case(20_000, 20_000, 10, rounds=2),
+    _radial_case(1, (1024, 1024), rounds=10),
+    _radial_case(1, (2048, 2048), rounds=10),
+    _radial_case(1, (192, 192, 192), rounds=6),
+    _radial_case(4096, (64, 64), rounds=4),
+]
