@@ -280,6 +280,17 @@ def test_a_scan_for_few_queries_has_the_bits_of_a_sweep_for_many(isa, case, metr
         assert torch.equal(found.distances, swept.distances[begin : begin + few])
 
 
+def test_a_scan_of_many_rows_takes_its_queries_in_turns():
+    y = rows(3_000_000, 4)
+    y[:, 1:] *= 0.1
+    x = rows(13, 8, seed=1).to(torch.float64)[::2, ::2]  # up to 4 queries of 4 features are scanned
+    for queries, base in ((x[:4].float(), y), (x[:3], y.double())):
+        found = knn(queries, 2, base)
+        for i in range(len(queries)):
+            squares = (base.double() - queries[i].double()).square().sum(1)
+            assert torch.equal(found.indices[i], squares.topk(2, largest=False).indices)
+
+
 def test_a_scan_refuses_what_a_sweep_refuses():
     x, y = rows(2, 64), rows(3000, 64, seed=1)
     for value in (torch.nan, torch.inf):

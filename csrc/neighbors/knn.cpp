@@ -20,7 +20,8 @@ std::tuple<Tensor, Tensor> neighbors_knn_cpu(const Tensor& x, std::int64_t k, co
       const Rows queries = rows_of(x, call.element, b);
       T* distance = static_cast<T*>(distances.mutable_data_ptr()) + b * call.n * k;
       std::int64_t* index = static_cast<std::int64_t*>(indices.mutable_data_ptr()) + b * call.n * k;
-      if (base && Scan<T>::pays(queries, call.metric) && Scan<T>(queries, *base, call.metric, k).run(distance, index))
+      if (base && Scan<T>::pays(queries, call.metric) &&
+          Scan<T>::answers(queries, *base, call.metric, k, distance, index))
         continue;
       Search<T>(queries, base, call.metric, sweep, exclude_self, k).run(distance, index);
     }

@@ -32,6 +32,21 @@ class Scan {
     return x.cols > 0 && x.rows * (x.cols + kSelect) <= kSweep * x.cols && metric != Metric::chebyshev;
   }
 
+  // All queries, as many at a time as keep their lists small: each pair has a score and an index. False: see run.
+  static bool answers(const Rows& x, const Rows& y, Metric metric, std::int64_t k, T* distances,
+                      std::int64_t* indices) {
+    constexpr std::int64_t kPairs = std::int64_t{1} << 23;
+    const std::int64_t together = std::max<std::int64_t>(kPairs / y.rows, 2);
+    const std::int64_t value_bytes = x.element == Element::f64 ? 8 : x.element == Element::f32 ? 4 : 2;
+    for (std::int64_t i = 0; i < x.rows; i += together) {
+      Rows some = x;
+      some.data = static_cast<const char*>(x.data) + i * x.row_stride * value_bytes;
+      some.rows = std::min(together, x.rows - i);
+      if (!Scan(some, y, metric, k).run(distances + i * k, indices + i * k)) return false;
+    }
+    return true;
+  }
+
   Scan(const Rows& x, const Rows& y, Metric metric, std::int64_t k)
       : pairs_(x.rows * y.rows),
         lists_(1, pairs_ * static_cast<std::int64_t>(sizeof(T) + sizeof(std::uint32_t))),

@@ -67,7 +67,8 @@ def knn(
         ``2 n m d`` flops (``n^2 d`` without ``y`` or causal), plus about ``3 d`` for each of the few candidates a row. Where the
         processor has a bfloat16 dot product and a sample of rows shows that it pays, the sweep runs in it at twice
         the rate; the result is the same to the bit. Memory: ``16 n k`` bytes of candidate lists and
-        a workspace of a few MB a thread; nothing grows with ``n m``.
+        a workspace of a few MB a thread; nothing grows with ``n m``. A few queries are compared with the rows of ``y`` straight from
+        memory, with 64 MB of scores at most, or 16 bytes for each row of ``y``.
 
     Accuracy:
         Distances are rounded once from float64, so their error is below one unit in the last place of the dtype
