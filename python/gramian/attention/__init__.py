@@ -1,5 +1,18 @@
 """How smooth attention is: products with its Jacobian, and the spectral norm of it for real layers at real lengths."""
 
+from ._layers import LayerConstant, closed_form_bound, lipschitz
 from ._ops import Gradients, jtj, jvp, vjp
+from ._sigma import SingularValues, op_sigma, sigma
 
-__all__ = ["Gradients", "jtj", "jvp", "vjp"]
+__all__ = [
+    "Gradients",
+    "LayerConstant",
+    "SingularValues",
+    "closed_form_bound",
+    "jtj",
+    "jvp",
+    "lipschitz",
+    "op_sigma",
+    "sigma",
+    "vjp",
+]
