@@ -99,8 +99,10 @@ void accumulate(const AccumulateProblem<T>& problem, std::int64_t begin, std::in
     };
     for (; m + kGroup <= problem.models; m += kGroup, from += kGroup * stride)
       add<kGroup>(from, stride, following(kGroup), target, columns, sums, squares);
-    for (; m + 4 <= problem.models; m += 4, from += 4 * stride)
-      add<4>(from, stride, following(4), target, columns, sums, squares);
+    for (; m + 8 <= problem.models; m += 8, from += 8 * stride)
+      add<8>(from, stride, following(8), target, columns, sums, squares);
+    for (; m + 3 <= problem.models; m += 3, from += 3 * stride)
+      add<3>(from, stride, following(3), target, columns, sums, squares);
     for (; m < problem.models; ++m, from += stride) add<1>(from, stride, following(1), target, columns, sums, squares);
     for (std::int64_t j = 0; j < columns; ++j) {
       square += squares[j];

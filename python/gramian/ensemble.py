@@ -281,7 +281,7 @@ class BiasVariance:
         return {key: a[key] + b[key] for key in _FOLDED} if a and b else a or b
 
     def _fold(self, one: _Set) -> dict[str, Tensor]:
-        target, nothing = self.target.double(), torch.zeros_like(one.squares)
+        target, nothing = self.target, torch.zeros_like(one.squares)
         mean = one.sums / one.seeds
         if self.loss == "cross_entropy":
             cost = _log_sum(mean)  # of the seeds' geometric mean: the set's part of the variance of optimisation
@@ -289,10 +289,13 @@ class BiasVariance:
             return dict(zip(_FOLDED, parts, strict=True))
         # Of votes the squares are the counts, and the whole loss is half the squared one.
         squares = one.squares if self.loss != "zero_one" else nothing + one.seeds
-        within = (squares - one.sums.square().sum(1) / one.seeds).clamp_min(0)  # NaN stays
-        deviation = mean if self.loss != "zero_one" else mean - target
+        norm = torch.linalg.vector_norm(mean, dim=1).square()
+        within = (squares - one.seeds * norm).clamp_min(0)  # NaN stays
+        deviation = mean
+        if self.loss == "zero_one":
+            deviation = mean - target
+            norm = deviation.square().sum(1)
         apart = within / (one.seeds - 1) if one.seeds > 1 else nothing + torch.nan
-        norm = deviation.square().sum(1)
         parts = (deviation, norm, within / one.seeds, apart, apart / one.seeds, nothing, nothing)
         return dict(zip(_FOLDED, parts, strict=True))
 
