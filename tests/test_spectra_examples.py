@@ -42,7 +42,7 @@ def test_low_frequencies_are_learned_first(tmp_path):
     assert low.max() < middle.median()
     assert low.max() < 400
     assert middle.min() < high.min()
-    assert recorder.heat[-1, -3:].max() < 0.3
+    assert recorder.heat[-1, -3:].max() < 0.5  # not one of the three highest is half learned
     draw(example, recorder, tmp_path / "figure.png")
 
 
