@@ -85,6 +85,10 @@ def test_dimension_equals_scikit_dimension():
     theirs = skdim.id.MLE(K=20).fit_transform_pw(x, n_neighbors=20)
     assert theirs.shape == (2000,)
     torch.testing.assert_close(levina_bickel(torch.from_numpy(x)).local, torch.from_numpy(theirs), rtol=1e-9, atol=0)
+    for comb, average in (("mle", "inverses"), ("mean", "values")):
+        theirs = skdim.id.MLE(K=20).fit(x, n_neighbors=20, comb=comb)
+        ours = levina_bickel(torch.from_numpy(x), average=average).value.item()
+        assert ours == pytest.approx(theirs.dimension_, rel=1e-9)
 
 
 def test_dimension_equals_dadapy():
