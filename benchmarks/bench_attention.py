@@ -1,0 +1,161 @@
+"""Products with the Jacobian of attention layers and their spectral norm, against torch.func built once and explicit formulas."""
+
+from __future__ import annotations
+
+from functools import partial
+from importlib.metadata import version
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import torch
+from torch import Tensor
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.nn.functional import scaled_dot_product_attention
+
+from benchmarks.case import Case, Peer
+from gramian import attention
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+_WIDTH, _HEADS = 512, 8
+
+
+class Inputs(NamedTuple):
+    """A layer's tokens and weights (y = x W), a direction, and what peers build once."""
+
+    x: Tensor
+    weights: tuple[Tensor, Tensor, Tensor, Tensor]
+    direction: Tensor
+    built: dict[str, Any]
+
+
+def _split(y: Tensor) -> Tensor:
+    return y.unflatten(-1, (_HEADS, -1)).transpose(-3, -2)
+
+
+def _joined(y: Tensor) -> Tensor:
+    return y.transpose(-3, -2).flatten(-2)
+
+
+def _layer(weights: tuple[Tensor, ...], x: Tensor) -> Tensor:
+    wq, wk, wv, wo = weights
+    return _joined(scaled_dot_product_attention(_split(x @ wq), _split(x @ wk), _split(x @ wv))) @ wo
+
+
+def _setup(n: int, build: bool, seed: int) -> Inputs:
+    generator = torch.Generator().manual_seed(seed)
+    x = torch.randn(n, _WIDTH, generator=generator)
+    weights = tuple(torch.randn(_WIDTH, _WIDTH, generator=generator) / _WIDTH**0.5 for _ in range(4))
+    direction = torch.randn(n, _WIDTH, generator=generator)
+    inputs = Inputs(x, weights, direction / direction.norm(), {})
+    inputs.built["ours"] = [_split(x @ w)[None] for w in weights[:3]], weights[3] @ weights[3].mT
+    if build:
+        with sdpa_kernel(SDPBackend.MATH):
+            inputs.built["linearize"] = torch.func.linearize(partial(_layer, weights), x)[1]
+            inputs.built["vjp"] = torch.func.vjp(partial(_layer, weights), x)[1]
+        q, k, v = (_split(x @ w) for w in weights[:3])
+        p = (q @ k.mT / q.shape[-1] ** 0.5).softmax(-1)
+        inputs.built["parts"] = (q, k, v, p, p @ v)
+    return inputs
+
+
+def _ours(inputs: Inputs) -> Tensor:
+    """One product with JᵀJ, as an iteration does it."""
+    wq, wk, wv, _ = inputs.weights
+    heads, mix = inputs.built["ours"]
+    directions = [_split(inputs.direction @ w)[None] for w in (wq, wk, wv)]
+    parts = attention.jtj(*heads, *directions, mix=mix)
+    return sum((_joined(part[0]) @ w.mT for part, w in zip(parts, (wq, wk, wv), strict=True)), torch.zeros(()))
+
+
+def _built(inputs: Inputs) -> Tensor:
+    found: Tensor = inputs.built["vjp"](inputs.built["linearize"](inputs.direction))[0]
+    return found
+
+
+def _explicit(inputs: Inputs) -> Tensor:
+    wq, wk, wv, wo = inputs.weights
+    q, k, v, p, o = inputs.built["parts"]
+    c = q.shape[-1] ** -0.5
+    dq, dk, dv = (_split(inputs.direction @ w) for w in (wq, wk, wv))
+    t = (dq @ k.mT + q @ dk.mT).mul_(c).mul_(p)
+    moved = t @ v - t.sum(-1, keepdim=True) * o + p @ dv
+    g = _split(_joined(moved) @ wo @ wo.mT)
+    e = (g @ v.mT).sub_((g * o).sum(-1, keepdim=True)).mul_(p)
+    by_q, by_k, by_v = c * (e @ k), c * (e.mT @ q), p.mT @ g
+    return _joined(by_q) @ wq.mT + _joined(by_k) @ wk.mT + _joined(by_v) @ wv.mT
+
+
+def _error(result: Tensor, inputs: Inputs) -> float:
+    wide = Inputs(inputs.x.double(), tuple(w.double() for w in inputs.weights), inputs.direction.double(), {})
+    q, k, v = (_split(wide.x @ w) for w in wide.weights[:3])
+    p = (q @ k.mT / q.shape[-1] ** 0.5).softmax(-1)
+    wide.built["parts"] = (q, k, v, p, p @ v)
+    expected = _explicit(wide)
+    return float((result - expected).abs().max() / expected.abs().max())
+
+
+def _product_case(n: int, *, rounds: int) -> Case:
+    runs: dict[str, Callable[[Inputs], Tensor]] = {
+        "linearize and vjp under MATH, built once": _built,
+        "explicit formulas, probabilities kept": _explicit,
+    }
+    return Case(
+        op="attention.jtj",
+        name=f"layer n={n} D=512 H=8",
+        dtype="float32",
+        setup=partial(_setup, n, True),
+        ours=_ours,
+        flops=16.0 * n * n * _WIDTH + 16.0 * n * _WIDTH**2,
+        bytes=4.0 * (2 * n * _WIDTH + 4 * _WIDTH**2),
+        error=_error,
+        peers=[Peer(name="torch", version=partial(version, "torch"), call=call, run=run) for call, run in runs.items()],
+        rounds=rounds,
+    )
+
+
+def _power(inputs: Inputs) -> Tensor:
+    """Power iteration on products built once, to a residual of a thousandth of the value's square."""
+    with sdpa_kernel(SDPBackend.MATH):
+        forward = torch.func.linearize(partial(_layer, inputs.weights), inputs.x)[1]
+        back = torch.func.vjp(partial(_layer, inputs.weights), inputs.x)[1]
+    u = inputs.direction
+    for _ in range(500):
+        product = back(forward(u))[0]
+        square = (u * product).sum()
+        if (product - square * u).norm() <= 1e-3 * square:
+            break
+        u = product / product.norm()
+    return square.sqrt()
+
+
+def _sigma_case(n: int, *, rounds: int) -> Case:
+    def error(result: Tensor, inputs: Inputs) -> float:
+        wide = attention.sigma(inputs.x.double(), *(w.double() for w in inputs.weights), heads=_HEADS, tol=1e-8)
+        return float((result - wide.sigma).abs() / wide.sigma)
+
+    return Case(
+        op="attention.sigma",
+        name=f"layer n={n} D=512 H=8, residual 1e-3",
+        dtype="float32",
+        setup=partial(_setup, n, False),
+        ours=lambda inputs: attention.sigma(inputs.x, *inputs.weights, heads=_HEADS).sigma,
+        flops=10 * (16.0 * n * n * _WIDTH + 16.0 * n * _WIDTH**2),
+        bytes=4.0 * (2 * n * _WIDTH + 4 * _WIDTH**2),
+        error=error,
+        peers=[
+            Peer(name="torch", version=partial(version, "torch"), call="power iteration, linearize and vjp", run=_power)
+        ],
+        rounds=rounds,
+        memory=True,
+    )
+
+
+CASES = [
+    _product_case(128, rounds=10),
+    _product_case(512, rounds=10),
+    _product_case(1024, rounds=6),
+    _product_case(2048, rounds=2),
+    _sigma_case(512, rounds=4),
+    _sigma_case(1024, rounds=2),
+]
