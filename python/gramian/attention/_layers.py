@@ -7,11 +7,12 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from ._adapters import Adapter, head_of, joint, three_linear
 from ._ops import four
 from ._sigma import Method, SingularValues, sigma
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable, Mapping
 
 _ROWS = 128  # of probabilities at a time
 
@@ -135,6 +136,7 @@ class LayerConstant(NamedTuple):
     name: str
     sigma: SingularValues
     upper: Tensor
+    heads: Tensor | None = None  # [batch, heads], each head with its part of the output projection
 
 
 def _of_multihead(module: nn.MultiheadAttention) -> dict[str, Any]:
@@ -150,6 +152,20 @@ def _of_multihead(module: nn.MultiheadAttention) -> dict[str, Any]:
     return found
 
 
+def _tokens(module: nn.MultiheadAttention, x: Tensor) -> dict[str, Any]:
+    return _of_multihead(module) | {"x": x if x.dim() == 2 or module.batch_first else x.transpose(0, 1)}
+
+
+def _multihead(model: nn.Module, name: str, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> dict[str, Any] | None:
+    module = model.get_submodule(name)
+    if not isinstance(module, nn.MultiheadAttention):
+        return None
+    given = [*args[:3], *(kwargs[key] for key in ("query", "key", "value")[len(args[:3]) :])]
+    if any(other is not given[0] for other in given):
+        raise ValueError(f"lipschitz: model must attend to its own tokens, got other keys or values at {name!r}")
+    return _tokens(module, given[0])
+
+
 def lipschitz(
     model: nn.Module,
     x: Tensor,
@@ -160,11 +176,16 @@ def lipschitz(
     tol: float = 1e-3,
     max_iter: int = 50,
     seed: int = 0,
+    per_head: bool = False,
+    adapters: Iterable[Adapter] = (),
+    **keywords: Any,
 ) -> list[LayerConstant]:
     """Local Lipschitz constants of all self-attention in a model, each at the tokens that reach it when ``x`` goes in.
 
     Args:
-        model: a `torch.nn.MultiheadAttention`, or any module that calls some: a ``TransformerEncoderLayer``, an encoder.
+        model: a `torch.nn.MultiheadAttention`, or any module that calls some: a ``TransformerEncoderLayer``, an encoder; or modules like
+            BERT's and ViT's (``query``, ``key``, ``value``, ``num_attention_heads``, and ``output.dense`` beside them) and GPT-2's
+            (``c_attn``, ``c_proj``, ``num_heads``: causal), whose masks are read from their calls.
         x: what the model takes; to a ``MultiheadAttention``, its tokens ``[batch, n, D]`` (or ``[n, batch, D]``, as ``batch_first`` says).
         key_padding_mask: bool ``[batch, n]``, True for padding, as in `sigma`; the model is run without it.
         is_causal: whether tokens look at those before them only.
@@ -172,16 +193,20 @@ def lipschitz(
         tol: see `sigma`.
         max_iter: see `sigma`.
         seed: see `sigma`.
+        per_head: each head by itself as well, with its part of the output projection.
+        adapters: for other layers: functions of ``(model, name, args, kwargs)`` of a module's call, asked first, that return the arguments
+            of `sigma`, with ``heads`` and ``wo``, or None if the module is of another kind.
+        keywords: what the model is called with by name, such as ``attention_mask``.
 
     Returns:
         A `LayerConstant` for each call of self-attention, in order: its name in the model (``""`` for the model itself), its `SingularValues`, and
-        `closed_form_bound`.
+        `closed_form_bound`, and ``heads`` or None.
 
     Raises:
-        ValueError: no self-attention is called, or it has key and value inputs of their own.
+        ValueError: no self-attention is called, it has key and value inputs of their own, or a mask that does more than hide keys.
 
     Cost:
-        One forward pass; for each layer `sigma` and `closed_form_bound`.
+        One forward pass; for each layer `sigma` and `closed_form_bound`; with ``per_head``, `sigma` of each head.
 
     Accuracy:
         That of `sigma`.
@@ -196,39 +221,46 @@ def lipschitz(
         >>> [(found.name, bool(found.sigma.converged), bool(found.upper >= found.sigma.sigma)) for found in lipschitz(layer, torch.randn(1, 5, 8))]
         [('self_attn', True, True)]
     """
-    calls: list[tuple[str, nn.MultiheadAttention, Tensor]] = []
-    handles = []
+    calls: list[tuple[str, dict[str, Any]]] = []
+    known = (*adapters, _multihead, three_linear, joint)
 
     def hook_of(name: str) -> Callable[..., None]:
-        def hook(module: nn.MultiheadAttention, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-            given = [*args[:3], *(kwargs[key] for key in ("query", "key", "value")[len(args[:3]) :])]
-            if any(other is not given[0] for other in given):
-                raise ValueError(
-                    f"lipschitz: model must attend to its own tokens, got other keys or values at {name!r}"
-                )
-            calls.append((name, module, given[0].detach()))
+        def hook(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+            found = next((one for one in (read(model, name, args, kwargs) for read in known) if one is not None), None)
+            if found is not None:
+                calls.append((name, found))
 
         return hook
 
-    attentions = {name: m for name, m in model.named_modules() if isinstance(m, nn.MultiheadAttention)}
+    handles = []
     if isinstance(model, nn.MultiheadAttention):
-        calls.append(("", model, x.detach()))
+        calls.append(("", _tokens(model, x)))
     else:
         try:
-            for name, module in attentions.items():
+            for name, module in model.named_modules():
                 handles.append(module.register_forward_pre_hook(hook_of(name), with_kwargs=True))
             with torch.no_grad():
-                model(x)
+                model(x, **keywords)
         finally:
             for handle in handles:
                 handle.remove()
     if not calls:
         raise ValueError(f"lipschitz: model must call torch.nn.MultiheadAttention, got {type(model).__name__} without")
-    found = []
-    for name, module, tokens in calls:
-        weights = _of_multihead(module)
-        batched = tokens[None] if tokens.dim() == 2 else tokens if module.batch_first else tokens.transpose(0, 1)
-        options: dict[str, Any] = {"key_padding_mask": key_padding_mask, "is_causal": is_causal}
-        value = sigma(batched, **weights, **options, method=method, tol=tol, max_iter=max_iter, seed=seed)
-        found.append(LayerConstant(name, value, closed_form_bound(batched, **weights, **options)))
-    return found
+    options: dict[str, Any] = {"method": method, "tol": tol, "max_iter": max_iter, "seed": seed}
+    result = []
+    for name, given in calls:
+        arguments: dict[str, Any] = {
+            key: value.detach() if isinstance(value, Tensor) else value for key, value in given.items()
+        }
+        if arguments["x"].dim() == 2:
+            arguments["x"] = arguments["x"][None]
+        if key_padding_mask is not None:
+            arguments["key_padding_mask"] = key_padding_mask
+        if is_causal:
+            arguments["is_causal"] = True
+        each = None
+        if per_head:
+            parts = [sigma(**head_of(arguments, i), **options).sigma for i in range(arguments["heads"])]
+            each = torch.stack(parts, 1)
+        result.append(LayerConstant(name, sigma(**arguments, **options), closed_form_bound(**arguments), each))
+    return result
