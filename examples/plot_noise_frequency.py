@@ -4,7 +4,7 @@ Label noise by its frequency
 
 A network learns threes from eights with a wave added to the labels. Noise of low frequency is fitted along with the
 digits and spoils the validation loss; noise of high frequency is left for later, and hurts less at its best
-(after arXiv:1806.08734, experiment 3).
+(after arXiv:1806.08734).
 
     python examples/plot_noise_frequency.py           # writes noise_frequency.png
 """

@@ -3,7 +3,7 @@ High frequencies on curved data
 ===============================
 
 The same sinusoids along a flower with more petals are functions of lower frequency in the plane, so a network learns more of
-them in the same time (after arXiv:1806.08734, section 4).
+them in the same time (after arXiv:1806.08734).
 
     python examples/plot_petals.py           # writes petals.png
 """

@@ -3,7 +3,7 @@ Which frequencies a network learns first
 ========================================
 
 A ReLU network fits a sum of ten sinusoids of equal amplitude by full-batch Adam. The heat map shows the share of each
-amplitude against the step: low frequencies are learned first (after arXiv:1806.08734, experiment 1).
+amplitude against the step: low frequencies are learned first (after arXiv:1806.08734).
 
     python examples/plot_spectral_bias.py           # writes spectral_bias.png
 """

@@ -68,7 +68,7 @@ def sinusoids(
     Not differentiable in anything but ``z``.
 
     References:
-        Rahaman et al., On the Spectral Bias of Neural Networks, arXiv:1806.08734, section 3, experiment 1.
+        Rahaman et al., On the Spectral Bias of Neural Networks, arXiv:1806.08734.
 
     Example:
         >>> sinusoids(torch.tensor([0.0, 0.25]), [1.0, 2.0], amplitudes=[3.0, 1.0])
@@ -104,7 +104,7 @@ def amplitudes_at(values: Tensor, z: Tensor, frequencies: Tensor | Sequence[floa
     Differentiable in ``values``.
 
     References:
-        arXiv:1806.08734, section 3: the magnitude at k over A.
+        arXiv:1806.08734: the magnitude at k over A.
 
     Example:
         >>> z = torch.arange(8) / 8
@@ -150,7 +150,7 @@ def petal(z: Tensor, petals: int, *, depth: float = 0.5) -> Tensor:
     Differentiable in ``z``.
 
     References:
-        arXiv:1806.08734, section 4.
+        arXiv:1806.08734 (data on curves).
 
     Example:
         >>> petal(torch.tensor([0.0, 0.125]), 2).round(decimals=4)
@@ -199,7 +199,7 @@ def wave_noise(
     Not differentiable.
 
     References:
-        arXiv:1806.08734, section 3, experiment 3, equation 10.
+        arXiv:1806.08734, equation 10.
 
     Example:
         >>> wave_noise(torch.tensor([[3.0, 4.0]]), 0.1)
@@ -233,7 +233,7 @@ def _outputs(op: str, model: nn.Module, inputs: Tensor) -> Tensor:
 class FrequencyRecorder:
     r"""Record which frequencies a network has learned, in any training loop: :math:`|\tilde f(k_i)| / A_i` against the step.
 
-    1 is learned, 0 is not there yet. Rahaman et al., arXiv:1806.08734, figure 1.
+    1 is learned, 0 is not there yet. Rahaman et al., arXiv:1806.08734.
 
     Example:
         >>> z = torch.arange(16) / 16
@@ -361,7 +361,7 @@ def learn_sinusoids(
     Repeats with the model's start.
 
     References:
-        arXiv:1806.08734, experiments 1 and 5; the defaults are the paper's steps, and its code's rate.
+        arXiv:1806.08734; the defaults are the paper's steps, and its code's rate.
 
     Example:
         >>> model = nn.Sequential(nn.Linear(1, 16), nn.ReLU(), nn.Linear(16, 1))
@@ -408,7 +408,7 @@ def learned_at(heat: Tensor, steps: Sequence[int], *, threshold: float = 0.5) ->
     Not differentiable.
 
     References:
-        arXiv:1806.08734, figure 1.
+        arXiv:1806.08734.
 
     Example:
         >>> learned_at(torch.tensor([[0.0, 0.0], [0.9, 0.1], [1.0, 0.2]]), [0, 10, 20])
@@ -461,7 +461,7 @@ def perturbed_amplitudes(
     Not differentiable.
 
     References:
-        arXiv:1806.08734, section 3, experiment 2.
+        arXiv:1806.08734.
 
     Example:
         >>> z = torch.arange(16) / 16
