@@ -2,6 +2,7 @@
 
 from ._layers import LayerConstant, closed_form_bound, lipschitz
 from ._ops import Gradients, jtj, jvp, vjp
+from ._particles import particle_flow, transport_bound
 from ._sigma import SingularValues, op_sigma, sigma
 
 __all__ = [
@@ -13,6 +14,8 @@ __all__ = [
     "jvp",
     "lipschitz",
     "op_sigma",
+    "particle_flow",
     "sigma",
+    "transport_bound",
     "vjp",
 ]
