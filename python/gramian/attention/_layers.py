@@ -187,7 +187,7 @@ def lipschitz(
             BERT's and ViT's (``query``, ``key``, ``value``, ``num_attention_heads``, and ``output.dense`` beside them) and GPT-2's
             (``c_attn``, ``c_proj``, ``num_heads``: causal), whose masks are read from their calls.
         x: what the model takes; to a ``MultiheadAttention``, its tokens ``[batch, n, D]`` (or ``[n, batch, D]``, as ``batch_first`` says).
-        key_padding_mask: bool ``[batch, n]``, True for padding, as in `sigma`; the model is run without it.
+        key_padding_mask: bool ``[batch, n]``, True for padding, as in `sigma`; the model is run without it, and masks that it passes to its attention itself are not read.
         is_causal: whether tokens look at those before them only.
         method: see `sigma`.
         tol: see `sigma`.
