@@ -314,7 +314,7 @@ def _block_size(
     recording = record(model, x[:1], outputs, params)
     inputs, gradients = recording.bytes
     together = 1 if isinstance(outputs, str) and outputs == "trace" else len(recording.seeds)
-    return max(1, min(len(x), _KEPT_BYTES // (inputs + together * gradients)))
+    return max(1, min(len(x), _KEPT_BYTES // max(1, inputs + together * gradients)))
 
 
 def _passes(left: Iterable[Factors], right: Iterable[Factors] | None) -> Iterator[list[tuple[Factors, Factors | None]]]:
@@ -447,7 +447,7 @@ def empirical_ntk(
             dtype = torch.float64 if rows.out.dtype == torch.float64 else torch.float32
             kernel = torch.empty(n, kept, m, kept, dtype=dtype, device=rows.out.device)
         inputs, gradients = rows.bytes
-        together = max(1, (_KEPT_BYTES - inputs) // gradients) if trace else len(rows.seeds)
+        together = max(1, (_KEPT_BYTES - inputs) // max(1, gradients)) if trace else len(rows.seeds)
         accumulate = False
         for first in range(0, len(rows.seeds), together):
             some = slice(first, first + together)
