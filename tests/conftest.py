@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from gramian import _C
-from tests import checks
+from gramian import _C, _cuda
+from tests import checks, cuda
 
 LEVELS = ["baseline", "avx2", "avx512"]
 DEVICES = ["cpu", pytest.param("cuda", marks=pytest.mark.cuda)] if torch.cuda.is_available() else ["cpu"]
@@ -36,3 +36,23 @@ def check_differentiable(request):
     yield checks.AUTOGRAD_CHECKS[request.param]
     if request.param.startswith("compile"):
         torch.compiler.reset()
+
+
+@pytest.fixture(scope="session")
+def emulated(tmp_path_factory):
+    """``emulated(name, *arguments)`` calls a CUDA op on the host: see cuda.py."""
+    if cuda.MISSING:
+        pytest.skip(f"needs {', '.join(cuda.MISSING)}: `make test` brings CMake and ninja")
+    library, _ = cuda.build(
+        tmp_path_factory.mktemp("emulated"), "_ops_emulated", "-DGRAMIAN_CUDA=off", "-DGRAMIAN_CUDA_EMULATED=ON"
+    )
+    torch.ops.load_library(library)
+    return cuda.Emulated(library)
+
+
+@pytest.fixture(
+    params=["emulated", *([pytest.param("cuda", marks=pytest.mark.cuda)] if _cuda.status == "ready" else [])]
+)
+def call(request):
+    """``call(name, *arguments)`` calls a CUDA op: emulated, and on the GPU where there is one."""
+    return request.getfixturevalue("emulated") if request.param == "emulated" else cuda.OnGpu()

@@ -1,85 +1,20 @@
-"""The CUDA ops: on a GPU where there is one; everywhere else on the host, where the same source runs as fibers."""
+"""The CUDA engine and library; the ops of a family are in test_cuda_<family>.py. On a GPU where there is one; everywhere
+else on the host, where the same source runs as fibers.
+"""
 
-import ctypes
 import re
 import shutil
 import subprocess
 import sys
 from pathlib import Path
 
-import pybind11
 import pytest
 import torch
 
 from gramian import _C, _cuda
-from tests.checks import LAYOUTS, assert_same_neighbors, refuses, wide
+from tests.checks import LAYOUTS, refuses, wide
+from tests.cuda import DTYPES, MISSING, ROOT, build, rows
 from tests.reference import engine as reference
-from tests.reference.neighbors import distance_table
-
-ROOT = Path(__file__).parent.parent
-DTYPES = [torch.float32, torch.float64, torch.bfloat16, torch.float16]
-MISSING = [tool for tool in ("cmake", "ninja", "c++") if shutil.which(tool) is None]
-
-
-def build(folder, target, *options):
-    command = ["cmake", "-S", ROOT, "-B", folder, "-G", "Ninja", *options]
-    command += [f"-DPython_EXECUTABLE={sys.executable}", f"-Dpybind11_DIR={pybind11.get_cmake_dir()}"]
-    report = ""
-    for step in (command, ["ninja", "-v", "-C", folder, target]):
-        done = subprocess.run([str(part) for part in step], capture_output=True, text=True, check=False, timeout=900)
-        assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-4000:]
-        report += done.stdout + done.stderr
-    return folder / f"{target}.so", report
-
-
-# ---- The ops ----
-
-
-class Emulated:
-    """Calls a CUDA op on the host, with its threads in three orders: a race would show as different bits."""
-
-    def __init__(self, library):
-        self.set_order = ctypes.CDLL(str(library)).gramian_thread_order
-
-    def __call__(self, name, *arguments):
-        results = []
-        for order in (1, 7, 0):
-            self.set_order(order)
-            result = getattr(torch.ops.gramian_emulated, name)(*arguments)
-            results.append((result,) if isinstance(result, torch.Tensor) else result)
-        for other in results[1:]:
-            for a, b in zip(results[0], other, strict=True):
-                torch.testing.assert_close(a, b, rtol=0, atol=0, equal_nan=True)
-        return result
-
-
-class OnGpu:
-    def __call__(self, name, *arguments):
-        moved = [a.cuda() if isinstance(a, torch.Tensor) else a for a in arguments]
-        result = getattr(torch.ops.gramian, name)(*moved)
-        return result.cpu() if isinstance(result, torch.Tensor) else tuple(r.cpu() for r in result)
-
-
-@pytest.fixture(scope="module")
-def emulated(tmp_path_factory):
-    if MISSING:
-        pytest.skip(f"needs {', '.join(MISSING)}: `make test` brings CMake and ninja")
-    library, _ = build(
-        tmp_path_factory.mktemp("emulated"), "_ops_emulated", "-DGRAMIAN_CUDA=off", "-DGRAMIAN_CUDA_EMULATED=ON"
-    )
-    torch.ops.load_library(library)
-    return Emulated(library)
-
-
-@pytest.fixture(
-    params=["emulated", *([pytest.param("cuda", marks=pytest.mark.cuda)] if _cuda.status == "ready" else [])]
-)
-def call(request):
-    return request.getfixturevalue("emulated") if request.param == "emulated" else OnGpu()
-
-
-def rows(*shape, seed=0, dtype=torch.float32):
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed)).to(dtype)
 
 
 @pytest.mark.slow
@@ -139,106 +74,6 @@ def test_what_the_device_cannot_hold_is_refused_with_both_sizes(emulated):
         emulated("gram_square_sum", x.expand(2**24, 2**14), x.expand(1, 2**14))
 
 
-# ---- knn ----
-
-METRICS = ["euclidean", "sqeuclidean", "cosine", "ip", "chebyshev"]
-MODES = {"self": (None, False, False), "exclude self": (None, True, False), "causal": (None, False, True)}
-
-
-def check_knn(call, x, k, y=None, metric="euclidean", exclude_self=False, causal=False, *, exact=False):
-    distances, indices = call("neighbors_knn", x, k, y, metric, exclude_self, causal)
-    assert indices.dtype == torch.int64
-    assert distances.dtype == (torch.float64 if x.dtype == torch.float64 else torch.float32)
-    options = {} if y is not None else {"exclude_self": exclude_self, "causal": causal}
-    table = distance_table(x, y, metric=metric, **options)
-    tolerance = {}
-    if not exact:
-        size = x.shape[-1] * 2.0**-52  # d roundings of float64, and one to the result's type
-        largest = x.double().norm(dim=1).max() * (x if y is None else y).double().norm(dim=1).max()
-        absolute = {"cosine": size, "ip": size * float(largest)}.get(metric, 0.0)
-        tolerance = {"relative": torch.finfo(distances.dtype).eps + size, "absolute": absolute}
-    assert_same_neighbors((-distances if metric == "ip" else distances, indices), table, **tolerance)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("mode", [*MODES, "queries"])
-@pytest.mark.parametrize("metric", METRICS)
-def test_knn_equals_the_reference(call, metric, mode):
-    for dtype, n, m, d, k in [
-        (torch.float32, 2, 3, 3, 1),
-        (torch.float32, 129, 260, 17, 7),
-        (torch.float64, 65, 129, 5, 12),
-        (torch.bfloat16, 13, 33, 17, 12),
-        (torch.float16, 40, 5, 33, 3),
-    ]:
-        y = rows(m, d, seed=1, dtype=dtype) if mode == "queries" else None
-        _, exclude_self, causal = MODES.get(mode, (None, False, False))
-        check_knn(
-            call, rows(n, d, dtype=dtype), min(k, m if mode == "queries" else n - 1), y, metric, exclude_self, causal
-        )
-
-
-@pytest.mark.slow
-def test_knn_decides_near_ties_exactly(call):
-    generator = torch.Generator().manual_seed(0)
-    x = torch.randint(0, 3, (300, 2), generator=generator).float()  # nine places: every row has many duplicates
-    check_knn(call, x, 5, exact=True)
-    check_knn(call, x, 5, None, "euclidean", True, exact=True)
-    check_knn(call, x + 2.0**20, 5, None, "sqeuclidean", False, True, exact=True)
-    tight = rows(1, 8) + 1e-6 * rows(200, 8, seed=1)  # scores cannot tell these apart, and no list holds them all
-    check_knn(call, torch.cat([tight, 1e4 * rows(20, 8, seed=2)]), 3)
-    check_knn(call, torch.ones(200, 1), 3, exact=True)
-    check_knn(call, torch.tensor([[1e30], [1e-30], [0.0], [-1e30]]), 2)
-
-
-@pytest.mark.slow
-def test_knn_of_many_neighbours_batches_and_layouts(call):
-    check_knn(call, rows(150, 3), 149, None, "euclidean", True)
-    x = rows(3, 20, 6)
-    distances, indices = call("neighbors_knn", x, 2)
-    for b in range(3):
-        for together, alone in zip((distances[b], indices[b]), call("neighbors_knn", x[b], 2), strict=True):
-            assert torch.equal(together, alone)
-    for layout in LAYOUTS.values():
-        for got, expected in zip(
-            call("neighbors_knn", layout(x), 2), call("neighbors_knn", layout(x).clone(), 2), strict=True
-        ):
-            assert torch.equal(got, expected)
-    assert call("neighbors_knn", torch.empty(0, 3), 2)[0].shape == (0, 2)
-    assert call("neighbors_knn", torch.empty(4, 0), 2)[1].tolist() == [[0, 1]] * 4
-
-
-@pytest.mark.slow
-def test_knn_refuses(call):
-    x = rows(4, 3)
-    bad = x.clone()
-    bad[2, 1] = torch.nan
-    with refuses("knn: x must be finite, got a NaN or an infinity in row 2"):
-        call("neighbors_knn", bad, 1)
-    with refuses("knn: y must be finite, got a NaN or an infinity in row 2"):
-        call("neighbors_knn", x, 1, bad)
-    with refuses("knn: k must be from 1 to 3, the rows to choose from, got 4"):
-        call("neighbors_knn", x, 4, None, "ip", True)
-    with refuses("knn: metric must be euclidean, sqeuclidean, cosine, chebyshev or ip, got manhattan"):
-        call("neighbors_knn", x, 1, None, "manhattan")
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("dtype", DTYPES)
-def test_assign_equals_the_cpu_op(call, dtype):
-    wide_dtype = torch.float64 if dtype == torch.float64 else torch.float32
-    x, centers = rows(2, 150, 9, dtype=dtype), rows(2, 70, 9, seed=1, dtype=wide_dtype)
-    centers[:, 3] = x[:, 5].to(wide_dtype)
-    centers[:, 40] = centers[:, 3]  # a tie, for the lower index
-    squared, labels = call("neighbors_assign", x, centers)
-    expected, nearest = torch.ops.gramian.neighbors_assign(x, centers)
-    assert torch.equal(labels, nearest)
-    torch.testing.assert_close(squared, expected, rtol=2 * torch.finfo(wide_dtype).eps * 9, atol=0)  # orders of d terms
-    assert squared[0, 5] == 0
-    with refuses("assign: centers must be finite, got a NaN or an infinity in row 1"):
-        call("neighbors_assign", x[0], torch.tensor([[0.0] * 9, [torch.inf] * 9], dtype=wide_dtype))
-
-
 # ---- The library ----
 
 
@@ -246,7 +81,13 @@ def test_assign_equals_the_cpu_op(call, dtype):
 def cuda_build(tmp_path_factory):
     if MISSING or shutil.which("nvcc") is None:
         pytest.skip("needs nvcc, cmake and ninja")
-    return build(tmp_path_factory.mktemp("cuda"), "_ops_cuda", "-DGRAMIAN_CUDA=on", "-DCMAKE_CUDA_FLAGS=-Xptxas=-v")
+    return build(
+        tmp_path_factory.mktemp("cuda"),
+        "_ops_cuda",
+        "-DGRAMIAN_CUDA=on",
+        "-DCMAKE_CUDA_ARCHITECTURES=90",
+        "-DCMAKE_CUDA_FLAGS=-Xptxas=-v",
+    )
 
 
 @pytest.mark.slow

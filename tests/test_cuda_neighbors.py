@@ -1,0 +1,105 @@
+"""The CUDA ops of neighbors, on a GPU or emulated: see test_cuda.py."""
+
+import pytest
+import torch
+
+from tests.checks import LAYOUTS, assert_same_neighbors, refuses
+from tests.cuda import DTYPES, rows
+from tests.reference.neighbors import distance_table
+
+METRICS = ["euclidean", "sqeuclidean", "cosine", "ip", "chebyshev"]
+MODES = {"self": (None, False, False), "exclude self": (None, True, False), "causal": (None, False, True)}
+
+
+def check_knn(call, x, k, y=None, metric="euclidean", exclude_self=False, causal=False, *, exact=False):
+    distances, indices = call("neighbors_knn", x, k, y, metric, exclude_self, causal)
+    assert indices.dtype == torch.int64
+    assert distances.dtype == (torch.float64 if x.dtype == torch.float64 else torch.float32)
+    options = {} if y is not None else {"exclude_self": exclude_self, "causal": causal}
+    table = distance_table(x, y, metric=metric, **options)
+    tolerance = {}
+    if not exact:
+        size = x.shape[-1] * 2.0**-52  # d roundings of float64, and one to the result's type
+        largest = x.double().norm(dim=1).max() * (x if y is None else y).double().norm(dim=1).max()
+        absolute = {"cosine": size, "ip": size * float(largest)}.get(metric, 0.0)
+        tolerance = {"relative": torch.finfo(distances.dtype).eps + size, "absolute": absolute}
+    assert_same_neighbors((-distances if metric == "ip" else distances, indices), table, **tolerance)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("mode", [*MODES, "queries"])
+@pytest.mark.parametrize("metric", METRICS)
+def test_knn_equals_the_reference(call, metric, mode):
+    for dtype, n, m, d, k in [
+        (torch.float32, 2, 3, 3, 1),
+        (torch.float32, 129, 260, 17, 7),
+        (torch.float64, 65, 129, 5, 12),
+        (torch.bfloat16, 13, 33, 17, 12),
+        (torch.float16, 40, 5, 33, 3),
+    ]:
+        y = rows(m, d, seed=1, dtype=dtype) if mode == "queries" else None
+        _, exclude_self, causal = MODES.get(mode, (None, False, False))
+        check_knn(
+            call, rows(n, d, dtype=dtype), min(k, m if mode == "queries" else n - 1), y, metric, exclude_self, causal
+        )
+
+
+@pytest.mark.slow
+def test_knn_decides_near_ties_exactly(call):
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randint(0, 3, (300, 2), generator=generator).float()  # nine places: every row has many duplicates
+    check_knn(call, x, 5, exact=True)
+    check_knn(call, x, 5, None, "euclidean", True, exact=True)
+    check_knn(call, x + 2.0**20, 5, None, "sqeuclidean", False, True, exact=True)
+    tight = rows(1, 8) + 1e-6 * rows(200, 8, seed=1)  # scores cannot tell these apart, and no list holds them all
+    check_knn(call, torch.cat([tight, 1e4 * rows(20, 8, seed=2)]), 3)
+    check_knn(call, torch.ones(200, 1), 3, exact=True)
+    check_knn(call, torch.tensor([[1e30], [1e-30], [0.0], [-1e30]]), 2)
+
+
+@pytest.mark.slow
+def test_knn_of_many_neighbours_batches_and_layouts(call):
+    check_knn(call, rows(150, 3), 149, None, "euclidean", True)
+    x = rows(3, 20, 6)
+    distances, indices = call("neighbors_knn", x, 2)
+    for b in range(3):
+        for together, alone in zip((distances[b], indices[b]), call("neighbors_knn", x[b], 2), strict=True):
+            assert torch.equal(together, alone)
+    for layout in LAYOUTS.values():
+        for got, expected in zip(
+            call("neighbors_knn", layout(x), 2), call("neighbors_knn", layout(x).clone(), 2), strict=True
+        ):
+            assert torch.equal(got, expected)
+    assert call("neighbors_knn", torch.empty(0, 3), 2)[0].shape == (0, 2)
+    assert call("neighbors_knn", torch.empty(4, 0), 2)[1].tolist() == [[0, 1]] * 4
+
+
+@pytest.mark.slow
+def test_knn_refuses(call):
+    x = rows(4, 3)
+    bad = x.clone()
+    bad[2, 1] = torch.nan
+    with refuses("knn: x must be finite, got a NaN or an infinity in row 2"):
+        call("neighbors_knn", bad, 1)
+    with refuses("knn: y must be finite, got a NaN or an infinity in row 2"):
+        call("neighbors_knn", x, 1, bad)
+    with refuses("knn: k must be from 1 to 3, the rows to choose from, got 4"):
+        call("neighbors_knn", x, 4, None, "ip", True)
+    with refuses("knn: metric must be euclidean, sqeuclidean, cosine, chebyshev or ip, got manhattan"):
+        call("neighbors_knn", x, 1, None, "manhattan")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_assign_equals_the_cpu_op(call, dtype):
+    wide_dtype = torch.float64 if dtype == torch.float64 else torch.float32
+    x, centers = rows(2, 150, 9, dtype=dtype), rows(2, 70, 9, seed=1, dtype=wide_dtype)
+    centers[:, 3] = x[:, 5].to(wide_dtype)
+    centers[:, 40] = centers[:, 3]  # a tie, for the lower index
+    squared, labels = call("neighbors_assign", x, centers)
+    expected, nearest = torch.ops.gramian.neighbors_assign(x, centers)
+    assert torch.equal(labels, nearest)
+    torch.testing.assert_close(squared, expected, rtol=2 * torch.finfo(wide_dtype).eps * 9, atol=0)  # orders of d terms
+    assert squared[0, 5] == 0
+    with refuses("assign: centers must be finite, got a NaN or an infinity in row 1"):
+        call("neighbors_assign", x[0], torch.tensor([[0.0] * 9, [torch.inf] * 9], dtype=wide_dtype))
