@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from gramian import NumericalWarning, ensemble
+from gramian.ensemble import _bootstrap, _training
 from tests.checks import check_thread_counts_agree, refuses
 from tests.reference import ensemble as reference
 
@@ -373,10 +374,10 @@ def test_intervals_cover_the_truth_about_as_often_as_they_say():
 
 def test_a_replicate_that_draws_every_model_once_is_the_estimate():
     p, y = models(4, 3), targets()
-    gram = ensemble._gram(p, y, "squared")
-    once = ensemble._pair_replicates(gram, torch.ones(1, 4).double(), torch.full((1, 4, 3), 1 / 3).double())
+    gram = _bootstrap._gram(p, y, "squared")
+    once = _bootstrap._pair_replicates(gram, torch.ones(1, 4).double(), torch.full((1, 4, 3), 1 / 3).double())
     torch.testing.assert_close(once[:, 0], torch.stack(ensemble.bias_variance(p, y)[:5]))
-    log = ensemble._plug_in_replicates(
+    log = _bootstrap._plug_in_replicates(
         p, y.softmax(1), torch.full((1, 4), 0.25).double(), torch.full((1, 4, 3), 1 / 3).double()
     )
     expected = ensemble.bias_variance(p, y.softmax(1), loss="cross_entropy")
@@ -524,7 +525,7 @@ def test_a_killed_process_falls_back_to_the_last_copy(tmp_path):
         )
 
     whole = run(tmp_path / "whole")
-    saved = ensemble._save
+    saved = _training._save
     copies = []
 
     def killed(path, state):
@@ -534,7 +535,7 @@ def test_a_killed_process_falls_back_to_the_last_copy(tmp_path):
             raise SystemExit  # torn down right after a copy; what the handler then writes is the same
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(ensemble, "_save", killed)
+        patch.setattr(_training, "_save", killed)
         with pytest.raises(SystemExit):
             run(tmp_path / "killed")
     assert torch.load(next((tmp_path / "killed").glob("*.state")), weights_only=True)["step"] == 30
