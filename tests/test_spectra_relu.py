@@ -290,14 +290,14 @@ def test_quadrature_and_edges_agree_where_they_meet(plane):
     k = torch.tensor([[0.03, 0.01], [0.02, -0.02]], dtype=torch.float64)
     across = 2 * math.pi * k.norm(dim=1) * math.sqrt(8)
     assert ((across > 0.4) & (across < 0.6)).all()
-    from gramian.spectra import _relu
+    from gramian.spectra import _relu_plane
 
-    expected = _relu._by_quadrature(regions, k)
+    expected = _relu_plane._by_quadrature(regions, k)
     scaled = regions._replace(corners=regions.corners * 16, slopes=regions.slopes / 16)
     # The same function on a window 16 times as large: by edges, and back by the scale.
     apart = torch.cat([k, 2 * k]) / 16
     by_edges = spectra.regions_fourier(scaled, apart)[2:] / 256
-    torch.testing.assert_close(by_edges, _relu._by_quadrature(regions, 2 * k), rtol=0, atol=1e-12)
+    torch.testing.assert_close(by_edges, _relu_plane._by_quadrature(regions, 2 * k), rtol=0, atol=1e-12)
     assert expected.shape == (2, 2)
 
 

@@ -11,17 +11,8 @@ from ._bias import (
     wave_noise,
 )
 from ._grid import RadialSpectrum, coherence, cross_spectrum, power_spectrum, radial_spectrum
-from ._relu import (
-    Pieces,
-    Regions,
-    largest_slope,
-    pieces_fourier,
-    regions_fourier,
-    relu_line,
-    relu_line_spectrum,
-    relu_plane,
-    relu_plane_spectrum,
-)
+from ._relu_line import Pieces, pieces_fourier, relu_line, relu_line_spectrum
+from ._relu_plane import Regions, largest_slope, regions_fourier, relu_plane, relu_plane_spectrum
 from ._sums import Kernel, gaussian_eigenpairs, kernel_sum, ndft, ndft_adjoint
 
 __all__ = [
