@@ -4,6 +4,7 @@
 #pragma once
 #include "core/device.cuh"
 #include "core/rows.h"
+#include "core/walk.cuh"
 
 namespace gramian::cuda {
 
@@ -36,6 +37,27 @@ struct Affine {
   const T* scale = nullptr;
 };
 
+// Which rows stand in the panels: of each group of `of` rows those from `first` on, `size` of them, `per_panel` groups
+// in a panel. Larger groups than a panel take whole panels of their own. By default every row is a group.
+template <class T>
+struct Groups {
+  std::int64_t size = 1, of = 1, first = 0, per_panel = kTile<T>;
+
+  // As many of a panel as fit.
+  static Groups together(std::int64_t size) { return {size, size, 0, size < kTile<T> ? kTile<T> / size : 1}; }
+
+  GRAMIAN_BOTH std::int64_t panels_each() const { return (size + kTile<T> - 1) / kTile<T>; }
+  GRAMIAN_BOTH std::int64_t panels(std::int64_t groups) const {
+    return (groups + per_panel - 1) / per_panel * panels_each();
+  }
+  // The source's row at row r of a panel, or -1.
+  GRAMIAN_BOTH std::int64_t source(std::int64_t panel, int r) const {
+    const std::int64_t each = panels_each(), within = panel % each * kTile<T> + r, member = within / size;
+    if (member >= per_panel) return -1;
+    return (panel / each * per_panel + member) * of + first + within % size;
+  }
+};
+
 template <class To, class From>
 GRAMIAN_BOTH To bits_of(From value) {
   static_assert(sizeof(To) == sizeof(From));
@@ -63,18 +85,19 @@ GRAMIAN_BOTH T convert(const Rows& source, std::int64_t at) {
 }
 
 template <class T>
-__global__ void __launch_bounds__(kThreads) pack_kernel(Rows source, Affine<T> affine, std::int64_t depth, T* packed) {
+__global__ void __launch_bounds__(kThreads)
+    pack_kernel(Rows source, Groups<T> groups, Affine<T> affine, std::int64_t depth, T* packed) {
   constexpr int kRows = kTile<T>, kStride = kRows + 1;
   __shared__ T staged[kSlab * kStride];
   const std::int64_t slabs = depth / kSlab;
-  const std::int64_t first_row = blockIdx.x / slabs * kRows, first = blockIdx.x % slabs * kSlab;
+  const std::int64_t panel = blockIdx.x / slabs, first = blockIdx.x % slabs * kSlab;
   // Neighbouring threads read neighbouring values, whichever axis those lie along.
   const bool by_row = source.col_stride != 1 && source.row_stride == 1;
   for (int e = static_cast<int>(threadIdx.x); e < kSlab * kRows; e += kThreads) {
     const int k = by_row ? e / kRows : e % kSlab, r = by_row ? e % kRows : e / kSlab;
-    const std::int64_t row = first_row + r, feature = first + k;
+    const std::int64_t row = groups.source(panel, r), feature = first + k;
     T value = 0;
-    if (row < source.rows && feature < source.cols) {
+    if (row >= 0 && row < source.rows && feature < source.cols) {
       value = convert<T>(source, row_offset(source, row) + feature_offset(source, feature));
       if (affine.shift != nullptr) value -= affine.shift[feature];
       if (affine.scale != nullptr) value *= affine.scale[row];
@@ -82,18 +105,28 @@ __global__ void __launch_bounds__(kThreads) pack_kernel(Rows source, Affine<T> a
     staged[k * kStride + r] = value;
   }
   __syncthreads();
-  T* const to = packed + first_row * depth + first * kRows;  // panel, then feature
+  T* const to = packed + (panel * depth + first) * kRows;  // panel, then feature
   for (int e = static_cast<int>(threadIdx.x); e < kSlab * kRows; e += kThreads)
     to[e] = staged[e / kRows * kStride + e % kRows];
 }
 
-// `memory` holds packed_bytes.
+// `memory` holds packed_bytes. The result's rows are those of whole panels where the groups leave gaps.
 template <class T>
-Packed<T> pack(const Rows& source, const Affine<T>& affine, void* memory, Stream stream) {
-  const Packed<T> packed{static_cast<const T*>(memory), source.rows, packed_depth(source.cols)};
+Packed<T> pack(const Rows& source, const Affine<T>& affine, void* memory, Stream stream, const Groups<T>& groups = {}) {
+  const bool gaps = groups.per_panel * groups.size != kTile<T> || groups.of != groups.size;
+  const std::int64_t rows = gaps ? groups.panels(source.rows / groups.of) * kTile<T> : source.rows;
+  const Packed<T> packed{static_cast<const T*>(memory), rows, packed_depth(source.cols)};
   launch(pack_kernel<T>, dim3{static_cast<unsigned>(packed.panels() * (packed.depth / kSlab))}, 0, stream, source,
-         affine, packed.depth, static_cast<T*>(memory));
+         groups, affine, packed.depth, static_cast<T*>(memory));
   return packed;
+}
+
+// The same in memory of the walk's.
+template <class T>
+Packed<T> pack(Walk& walk, const Rows& source, const Affine<T>& affine = {}, const Groups<T>& groups = {}) {
+  T* const memory = walk.take<T>(groups.panels(source.rows / groups.of) * kTile<T> * packed_depth(source.cols));
+  if (walk.counting()) return {nullptr, source.rows, packed_depth(source.cols)};
+  return pack(source, affine, memory, walk.stream(), groups);
 }
 
 }  // namespace gramian::cuda

@@ -179,17 +179,14 @@ GRAMIAN_DEVICE void fetch_slab(const T* x, const T* y, T* stage) {
   }
 }
 
-// tile = panel i of x times panel j of y, transposed. All threads of the block; `ring` is kTileBytes of shared memory, free
-// again when the call returns.
+// tile = `slabs` slabs of two panels, transposed, multiplied. All threads of the block; `ring` is kTileBytes of shared memory,
+// free again when the call returns.
 template <class Tile, class T = typename Tile::Value>
-GRAMIAN_DEVICE void multiply_tile(const Packed<T>& x, std::int64_t i, const Packed<T>& y, std::int64_t j, T* ring,
-                                  Tile& tile) {
+GRAMIAN_DEVICE void multiply_slabs(const T* from_x, const T* from_y, int slabs, T* ring, Tile& tile) {
   constexpr int kCopied = kSlab * kTile<T>;
   GRAMIAN_UNROLL
   for (int r = 0; r < Tile::kRows; ++r) GRAMIAN_UNROLL
   for (int c = 0; c < Tile::kCols; ++c) tile.v[r][c] = 0;
-  const T *from_x = x.panel(i), *from_y = y.panel(j);
-  const int slabs = static_cast<int>(x.depth / kSlab);
   GRAMIAN_UNROLL
   for (int s = 0; s < kStages - 1; ++s) {
     if (s < slabs) fetch_slab(from_x + s * kCopied, from_y + s * kCopied, ring + s * kStageValues<T>);
@@ -208,6 +205,13 @@ GRAMIAN_DEVICE void multiply_tile(const Packed<T>& x, std::int64_t i, const Pack
   }
   wait_for_copies<0>();
   __syncthreads();
+}
+
+// tile = panel i of x times panel j of y, transposed.
+template <class Tile, class T = typename Tile::Value>
+GRAMIAN_DEVICE void multiply_tile(const Packed<T>& x, std::int64_t i, const Packed<T>& y, std::int64_t j, T* ring,
+                                  Tile& tile) {
+  multiply_slabs(x.panel(i), y.panel(j), static_cast<int>(x.depth / kSlab), ring, tile);
 }
 
 }  // namespace gramian::cuda

@@ -1,77 +1,22 @@
 // gramian::ntk_layers_gram_: the Grams of many layers, summed into one block of a kernel matrix that is written once.
-#include "ntk/layers.h"
+#include "ntk/layers_gram_.h"
+
+#include "ntk/add_grams.h"
 
 namespace gramian {
 namespace {
 
-constexpr const char* kOp = "layers_gram_";
-
-std::string item(const char* name, std::size_t l) { return std::string(name) + "[" + std::to_string(l) + "]"; }
-
-// `bias` has bit 0 for a constant feature and bit 1 where a holds class numbers for one-hot vectors.
-// out is the whole kernel, [N, c, M, c] or in the trace form [N, 1, M, 1]; the block begins at samples (row, col). Without
-// a second side the block is symmetric; with one, `mirror` writes its transpose at (col, row) too.
 void ntk_layers_gram_cpu(Tensor out, const std::vector<Tensor>& a1, const std::vector<Tensor>& g1,
                          const std::vector<Tensor>& a2, const std::vector<Tensor>& g2,
                          const std::vector<std::int64_t>& bias, const std::vector<std::int64_t>& route, bool trace,
                          bool accumulate, std::int64_t row, std::int64_t col, bool mirror) {
-  const std::size_t count = a1.size();
-  const bool symmetric = a2.empty();
-  if (count == 0) refuse(kOp, ": a1 must have at least one layer, got none");
-  if (g1.size() != count || bias.size() != count || route.size() != count ||
-      (!symmetric && (a2.size() != count || g2.size() != count)))
-    refuse(kOp, ": g1, a2, g2, bias and route must have one entry for each of the ", count, " layers of a1");
-  for (std::size_t l = 0; l < count; ++l) {
-    check_layer(kOp, item("a1", l), a1[l], item("g1", l), g1[l], false);
-    if (a1[l].size(2) == 0 && bias[l] == 0)
-      refuse(kOp, ": ", item("a1", l), " must have features unless bias is set, got shape ", shape_text(a1[l]));
-    if ((bias[l] & 2) != 0 && (a1[l].size(2) != 1 || route[l] != 0))
-      refuse(kOp, ": ", item("a1", l), " must have 1 feature and route 0 where it holds class numbers, got shape ",
-             shape_text(a1[l]), " and route ", route[l]);
-    if (symmetric) continue;
-    check_layer(kOp, item("a2", l), a2[l], item("g2", l), g2[l], false);
-    check_other_side(kOp, item("a2", l), a2[l], a1[l], item("g2", l), g2[l], g1[l]);
-  }
-  const std::int64_t n = a1[0].size(0), m = symmetric ? n : a2[0].size(0), c = g1[0].size(1), kept = trace ? 1 : c;
-  const ScalarType dtype = compute_dtype(element_of(kOp, "a1[0]", a1[0]));
-  for (std::size_t l = 0; l < count; ++l) {
-    if (a1[l].size(0) != n || g1[l].size(1) != c || (!symmetric && a2[l].size(0) != m))
-      refuse(kOp, ": ", item("g1", l), " must have the samples and outputs of g1[0] ", shape_text(g1[0]),
-             ", got shape ", shape_text(g1[l]));
-    if (compute_dtype(element_of(kOp, "a1", a1[l])) != dtype)
-      refuse(kOp, ": ", item("a1", l), " must have the precision of a1[0], got ", dtype_text(a1[l].scalar_type()));
-  }
-  if (out.dim() != 4 || out.size(1) != kept || out.size(3) != kept)
-    refuse(kOp, ": out must be [N, ", kept, ", M, ", kept, "], got shape ", shape_text(out));
-  if (out.scalar_type() != dtype)
-    refuse(kOp, ": out must be ", dtype_text(dtype), ", got ", dtype_text(out.scalar_type()));
-  if (!out.is_contiguous()) refuse(kOp, ": out must be contiguous, got shape ", shape_text(out), " with other strides");
-  if (row < 0 || col < 0 || row + n > out.size(0) || col + m > out.size(2) ||
-      ((symmetric || mirror) && (col + m > out.size(0) || row + n > out.size(2))) || (symmetric && row != col))
-    refuse(kOp, ": row and col must place the ", n, " by ", m, " samples within out ", shape_text(out), ", got ", row,
-           " and ", col);
-
-  std::vector<Layer> layers;
-  for (std::size_t l = 0; l < count; ++l)
-    layers.push_back(layer_of(a1[l], g1[l], symmetric ? a1[l] : a2[l], symmetric ? g1[l] : g2[l], 0, trace,
-                              (bias[l] & 1) != 0, (bias[l] & 2) != 0, static_cast<Route>(route[l])));
-  const std::int64_t stride = out.size(2) * kept, value_bytes = dtype == ScalarType::Double ? 8 : 4;
-  const auto at = [&](std::int64_t i, std::int64_t j) {
-    return static_cast<char*>(out.mutable_data_ptr()) + (i * kept * stride + j * kept) * value_bytes;
-  };
-  add_grams(layers,
-            {n * kept, m * kept, kept, stride, symmetric, accumulate, at(row, col),
-             symmetric || mirror ? at(col, row) : nullptr},
-            out);
+  const LayersGramCall call(out, a1, g1, a2, g2, bias, route, trace, accumulate, row, col, mirror);
+  add_grams(call.layers, call.matrix, out);
 }
 
 }  // namespace
 
-STABLE_TORCH_LIBRARY_FRAGMENT(gramian, m) {
-  m.def(
-      "ntk_layers_gram_(Tensor(a!) out, Tensor[] a1, Tensor[] g1, Tensor[] a2, Tensor[] g2, int[] bias, int[] route, "
-      "bool trace, bool accumulate, int row, int col, bool mirror) -> ()");
-}
+STABLE_TORCH_LIBRARY_FRAGMENT(gramian, m) { m.def(kLayersGramSchema); }
 STABLE_TORCH_LIBRARY_IMPL(gramian, CPU, m) { m.impl("ntk_layers_gram_", TORCH_BOX(&ntk_layers_gram_cpu)); }
 
 }  // namespace gramian

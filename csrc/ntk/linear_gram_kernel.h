@@ -14,6 +14,22 @@ struct LinearLayer {
   bool equal;  // `a` has one feature, a class number that stands for a one-hot vector
 };
 
+// How a layer's Gram is computed; python/gramian/ntk.py chooses.
+enum class Route : std::int64_t { hadamard = 0, materialise = 1 };
+
+struct Layer {
+  LinearLayer views;
+  Route route;
+};
+
+// The kernel matrix of one call: [n, c] rows, [m, c] columns, `stride` values a row.
+struct KernelMatrix {
+  std::int64_t rows, cols, outputs, stride;
+  bool symmetric, accumulate;
+  void* out;
+  void* mirror;  // where the transpose goes, or null
+};
+
 // Rows and columns of the kernel matrix are (sample, output) pairs.
 struct GramBlock {
   std::int64_t outputs;
