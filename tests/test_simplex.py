@@ -320,6 +320,9 @@ def test_table_tensor_orbits_and_sixj_agree(isa):
     assert torch.equal(dense == 0, direct == 0)
     assert (orbits(*grid).view([8] * 6) - direct).abs().max() < 1e-15
     assert sum(len(chunk.values) for chunk in simplex.sixj_table(10)) == 42393
+    small = list(simplex.sixj_table(7, chunk_bytes=4000))
+    assert len(small) > 10
+    assert torch.equal(torch.cat([chunk.values for chunk in small]), next(simplex.sixj_table(7)).values)
     family = simplex.sixj_family(*grid[1:, :: 8 * 11])
     for k, spins in enumerate(grid[1:, :: 8 * 11].T.tolist()):
         for i, value in enumerate(family.values[k].tolist()):
@@ -330,6 +333,7 @@ def test_sixj_results_do_not_depend_on_the_batch_or_on_threads(isa):
     spins = admissible(5000, 40)
     checks.check_thread_counts_agree(lambda: simplex.sixj(*spins))
     checks.check_thread_counts_agree(lambda: simplex.sixj_family(*spins[1:]))
+    checks.check_thread_counts_agree(lambda: next(simplex.sixj_table(12)))
     whole = simplex.sixj(*spins)
     assert torch.equal(simplex.sixj(*spins.flip(1)).flip(0), whole)
     assert torch.equal(simplex.sixj(*spins[:, 17:18]), whole[17:18])
@@ -417,6 +421,12 @@ def test_sixj_refuses_wrong_arguments():
     refused("sixj_family: width must be at least 3, got 2", family, good[:5] + 2, 2)
     refused("sixj_blocks: blocks must be [4, n], got shape (5, 2)", blocks, good[:5], 1)
     refused("sixj_blocks: limit must not be negative, got -1", blocks, good[:4], -1)
+    table, start = torch.ops.gramian.simplex_sixj_table, torch.tensor(0)
+    refused("sixj_table: cursor must be one int64, got int32 of shape ()", table, start.int(), 3, 1)
+    refused("sixj_table: cursor must be in [0, 64), got 64", table, start + 64, 3, 1)
+    refused("sixj_table: two_j_max must be in [0, 200], got 201", table, start, 201, 1)
+    refused("sixj_table: room must be at least 1, got 0", table, start, 3, 0)
+    refused("sixj_table: chunk_bytes must be at least 8, got 7", simplex.sixj_table, 3, chunk_bytes=7)
     refused("sixj: j1 must be doubled spins of an integer dtype, got float32", simplex.sixj, 0.5, 0, 0, 0, 0, 0)
     refused("sixj_tensor: two_j_max must be in [0, 24], got 25", simplex.sixj_tensor, 25)
     refused("sixj_table: two_j_max must be in [0, 200], got -1", simplex.sixj_table, -1)
@@ -431,6 +441,12 @@ def test_symbols_pass_opcheck(name):
     spins[3:] = 0 if name == "threej" else 2
     more = (3,) if name == "sixj_family" else ()
     torch.library.opcheck(getattr(torch.ops.gramian, f"simplex_{name}").default, (spins, *more))
+
+
+def test_tables_and_blocks_pass_opcheck():
+    ops = torch.ops.gramian
+    torch.library.opcheck(ops.simplex_sixj_blocks.default, (torch.full((4, 2), 2), 9))
+    torch.library.opcheck(ops.simplex_sixj_table.default, (torch.tensor(0), 3, 50))
 
 
 # ---- State sums ----

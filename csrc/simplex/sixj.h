@@ -15,7 +15,9 @@ constexpr std::int64_t kLargestSpin = 20000;  // doubled: squares of squares of 
 
 inline std::uint64_t times_modulo(std::uint64_t a, std::uint64_t b) {
   constexpr std::uint64_t kPrime = (std::uint64_t{1} << 61) - 1;
-  return static_cast<std::uint64_t>(static_cast<unsigned __int128>(a) * b % kPrime);
+  const unsigned __int128 product = static_cast<unsigned __int128>(a) * b;
+  const std::uint64_t sum = static_cast<std::uint64_t>(product & kPrime) + static_cast<std::uint64_t>(product >> 61);
+  return sum >= kPrime ? sum - kPrime : sum;
 }
 
 // Tables of n! and 1 / n! for n <= 2 largest + 2, all that symbols of doubled spins up to `largest` take.
@@ -56,6 +58,23 @@ inline Family recoupling(std::int64_t a, std::int64_t b, std::int64_t c, std::in
           0,
           1};
 }
+
+// The matrix of all 6j symbols with four given spins j2, j3, l2, l3: over j1 from `first`, l1 from `column`, 2 apart and
+// up to `limit`.
+struct Block {
+  Family family;
+  std::int64_t rows, cols;
+
+  Block() = default;
+  Block(std::int64_t a, std::int64_t b, std::int64_t c, std::int64_t d, std::int64_t limit)
+      : family(recoupling(a, b, c, d, std::max(std::abs(a - d), std::abs(c - b)))) {
+    const std::int64_t last = family.first + 2 * (family.count - 1), column_last = std::min(a + d, c + b);
+    const bool any = family.count > 0;
+    rows = any ? std::max<std::int64_t>(0, (std::min(last, limit) - family.first + 2) / 2) : 0;
+    cols = any ? std::max<std::int64_t>(0, (std::min(column_last, limit) - family.column + 2) / 2) : 0;
+  }
+  std::int64_t size() const { return rows * cols; }
+};
 
 inline void check_spins(const char* op, const char* name, const Tensor& spins, std::int64_t rows) {
   if (spins.scalar_type() != ScalarType::Long)

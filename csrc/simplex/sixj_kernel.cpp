@@ -15,6 +15,8 @@ GRAMIAN_INLINE f64xN select(i64xN mask, f64xN yes, f64xN no) { return mask ? yes
 GRAMIAN_INLINE bool any(i64xN mask) {
 #if defined(__AVX512F__)
   return _mm512_movepi64_mask(reinterpret_cast<__m512i>(mask)) != 0;
+#elif defined(__AVX__)
+  return __builtin_ia32_movmskpd256(reinterpret_cast<f64xN>(mask)) != 0;
 #else
   std::int64_t some = 0;
   for (int l = 0; l < kN; ++l) some |= mask[l];
@@ -87,9 +89,17 @@ struct Recoupling {
   GRAMIAN_INLINE f64xN beside(f64xN x) const {
     const f64xN square = x * x, ab = a - b, cd = c - d, sum = a + b + 2, other = c + d + 2;
     const f64xN left = (square - ab * ab) * (sum * sum - square), right = (square - cd * cd) * (other * other - square);
-    return root(left * (right / (square - 1))) / (16 * x);
+    return 0.0625 * root(left * (right / (square * (square - 1))));
   }
   GRAMIAN_INLINE static f64xN eigenvalue(f64xN y) { return 0.25 * y * (y + 2); }
+  // Where the tetrahedron with edges j + 1/2 is largest: its squared volume is a quadratic in the square of an edge.
+  GRAMIAN_INLINE f64xN centre(f64xN y) const {
+    const auto square = [](f64xN j) { return (j + 1) * (j + 1); };
+    const f64xN a2 = square(a), b2 = square(b), c2 = square(c), d2 = square(d), y2 = square(y);
+    const f64xN skew = a2 - b2 + c2 - d2, rest = y2 - 0.5 * (a2 + b2 + c2 + d2);
+    const f64xN x2 = ((a2 + b2) * (c2 + d2) + 0.25 * skew * skew - rest * rest) / (2 * y2);
+    return root(x2 > 0 ? x2 : f64xN{}) - 1;
+  }
   static bool is_zero(const Family& f, int x, Factorials fact) { return is_zero_6j(f, x, fact); }
   static int sign(const Family& f) { return (f.spin[0] + f.spin[1] + f.spin[2] + f.spin[3]) % 4 == 0 ? 1 : -1; }
 };
@@ -104,11 +114,16 @@ struct Coupling {
     return 0.25 * root((a - x + 2) * (a + x) * ((b + y + 2) * (b - y)));
   }
   GRAMIAN_INLINE static f64xN eigenvalue(f64xN y) { return 0.25 * y * (y + 2); }
+  // The mean of x: the projection of a on the sum of a and b, projected on the axis.
+  GRAMIAN_INLINE f64xN centre(f64xN y) const {
+    const f64xN a2 = a * (a + 2), b2 = b * (b + 2), y2 = y * (y + 2);
+    return m * (y2 + a2 - b2) / select(y2 == 0, broadcast(1.0), 2 * y2);
+  }
   static bool is_zero(const Family& f, int x, Factorials fact) { return is_zero_3j(f, x, fact); }
   static int sign(const Family&) { return 1; }
 };
 
-// What a step of the recursion takes: row k of `at`, for all lanes or for each.
+// What a step of the recursions takes: row k of `at`, for all lanes or for each.
 template <bool kShared>
 struct Steps {
   static constexpr int kStride = kShared ? 1 : kN;
@@ -124,14 +139,27 @@ struct Steps {
   }
 };
 
+GRAMIAN_INLINE i64xN index(std::int64_t k) { return k - i64xN{}; }
+
+// An eigenvector in each lane, as two arrays of rows: entries up to `join` are low * low_scale, the others
+// high * high_scale.
 struct Solved {
-  i64xN join;          // entries behind this index are still to be multiplied by `ratio`
-  f64xN ratio, scale;  // `scale` makes it a unit vector with the right sign
+  const double *low, *high;
+  i64xN join;
+  std::int64_t bottom, top;  // the least and the largest join
+  f64xN low_scale, high_scale;
+
+  GRAMIAN_INLINE f64xN at(std::int64_t k) const {
+    if (k <= bottom) return load(low + k * kN) * low_scale;
+    const f64xN above = load(high + k * kN) * high_scale;
+    return k > top ? above : select(index(k) > join, above, load(low + k * kN) * low_scale);
+  }
 };
 
-constexpr double kBig = 0x1p400;
+constexpr double kBig = 0x1p300;  // a strip of steps multiplies it by less than 2^200, and its square is still a number
+constexpr std::int64_t kStrip = 8;
 
-// Brings the lanes that have outgrown kBig back, in entries [from, to) and in `sum`, the sum of their squares.
+// Brings the lanes that have outgrown kBig back: entries [from, to), and `sum`, the sum of their squares.
 __attribute__((noinline)) f64xN shrink(i64xN big, double* entry, std::int64_t from, std::int64_t to, f64xN* sum) {
   const f64xN factor = select(big, broadcast(1 / kBig), broadcast(1.0));
   for (std::int64_t k = from; k < to; ++k) store(entry + k * kN, load(entry + k * kN) * factor);
@@ -139,87 +167,118 @@ __attribute__((noinline)) f64xN shrink(i64xN big, double* entry, std::int64_t fr
   return factor;
 }
 
-GRAMIAN_INLINE i64xN index(std::int64_t k) { return k - i64xN{}; }
-
-// One eigenvector in each lane. Forward from the first entry for as long as entries grow, as they do where the recursion
-// is unstable the other way; backward from the last to the same place; joined there, where the entry is large.
+// Forward from the first entry to `join`, backward from the last, each in the direction in which entries grow where the
+// recursion is unstable the other way. The two are chains of dependent operations, and side by side take the time of
+// one. They are joined by two entries: neighbours are never both small where solutions oscillate.
 template <bool kShared>
 GRAMIAN_INLINE Solved solve(const Steps<kShared>& steps, i64xN count, std::int64_t longest, f64xN eigenvalue,
-                            f64xN sign, double* entry) {
+                            i64xN join, f64xN sign, double* low, double* high) {
   using S = Steps<kShared>;
-  i64xN alive = count > 1, join = {};
-  f64xN value = broadcast(1.0), before = {}, beside = {}, low_sum = value, peak = value;
-  store(entry, value);
-  for (std::int64_t k = 0; k + 1 < longest && any(alive); ++k) {
+  std::int64_t bottom = join[0], top = join[0];
+  for (int l = 1; l < kN; ++l) {
+    bottom = join[l] < bottom ? join[l] : bottom;
+    top = join[l] > top ? join[l] : top;
+  }
+  f64xN up = broadcast(1.0), up_before = {}, up_beside = {}, low_sum = up;
+  f64xN down = select(count == index(longest), broadcast(1.0), f64xN{}), down_before = {}, high_sum = {};
+  store(low, up);
+  store(high + (longest - 1) * kN, down);
+  if (top + 1 < longest) high_sum = down * down;
+  const auto forward = [&](std::int64_t k) {  // from k to k + 1
     const f64xN inverse = S::at(steps.inverse, k);
-    const f64xN next = (eigenvalue - S::at(steps.diagonal, k)) * inverse * value - (beside * inverse) * before;
-    beside = S::at(steps.beside, k);
-    before = value;
-    value = next;
-    store(entry + (k + 1) * kN, value);
-    alive &= (size_of(value) >= size_of(before)) & (index(k + 1) < count);
-    join = alive ? index(k + 1) : join;
-    low_sum = select(alive, low_sum + value * value, low_sum);
-    const i64xN big = alive & (size_of(value) > kBig);
-    if (any(big)) {
-      const f64xN factor = shrink(big, entry, 0, k + 2, &low_sum);
-      value *= factor;
-      before *= factor;
-    }
-    peak = select(alive, value, peak);
-  }
-
-  f64xN high_sum = {}, meeting = {};
-  value = before = f64xN{};
-  for (std::int64_t k = longest - 1; k >= 0 && any(join <= index(k)); --k) {
-    f64xN next = {};
-    if (k + 1 < longest) {
-      const f64xN inverse = S::at(steps.inverse, k);
-      next = (eigenvalue - S::at(steps.diagonal, k + 1)) * inverse * value -
-             (S::at(steps.beside, k + 1) * inverse) * before;
-    }
-    before = value;
-    value = count == index(k + 1) ? broadcast(1.0) : next;
-    const i64xN big = (join <= index(k)) & (size_of(value) > kBig);
-    if (any(big)) {
-      const f64xN factor = shrink(big, entry, k + 1, longest, &high_sum);
-      value *= factor;
-      before *= factor;
-    }
-    const i64xN behind = join < index(k);
-    meeting = select(join == index(k), value, meeting);
-    high_sum = select(behind, high_sum + value * value, high_sum);
-    store(entry + k * kN, select(behind, value, load(entry + k * kN)));
-  }
-  const f64xN ratio = peak / meeting, turned = select(ratio < 0, -sign, sign);
-  return {join, ratio, turned / root(low_sum + ratio * (ratio * high_sum))};
-}
-
-constexpr double kSuspect = 1e-9;  // an entry this far below both its neighbours may be zero
-
-// The finished entry k of all lanes; an entry that should be exactly zero is.
-template <class Basis>
-GRAMIAN_INLINE f64xN finished(const Family* families, std::int32_t lanes, std::int32_t column_step,
-                              const Solved& solved, i64xN count, Factorials factorials, const double* entry,
-                              std::int64_t k) {
-  const auto raw = [&](std::int64_t row) {
-    const f64xN value = load(entry + row * kN);
-    return select(index(row) > solved.join, value * solved.ratio, value);
+    const f64xN next = (eigenvalue - S::at(steps.diagonal, k)) * inverse * up - (up_beside * inverse) * up_before;
+    up_beside = S::at(steps.beside, k);
+    up_before = up;
+    up = next;
   };
-  f64xN value = raw(k);
-  const i64xN inside = index(k + 1) < count;
-  if (k > 0 && any(inside)) {
-    const i64xN suspect =
-        inside & (size_of(value) < kSuspect * size_of(raw(k - 1))) & (size_of(value) < kSuspect * size_of(raw(k + 1)));
-    if (any(suspect))
-      for (int l = 0; l < lanes; ++l) {
-        Family family = families[column_step == 0 ? l : 0];
-        family.column += l * column_step;
-        if (suspect[l] != 0 && Basis::is_zero(family, family.first + 2 * static_cast<int>(k), factorials)) value[l] = 0;
-      }
+  const auto backward = [&](std::int64_t k) {  // from k to k - 1
+    const f64xN inverse = S::at(steps.inverse, k - 1);
+    f64xN next =
+        (eigenvalue - S::at(steps.diagonal, k)) * inverse * down - (S::at(steps.beside, k) * inverse) * down_before;
+    if constexpr (!kShared) next = select(count == index(k), broadcast(1.0), next);
+    down_before = down;
+    down = next;
+  };
+  const auto keep_up = [&](std::int64_t k) {
+    const i64xN big = size_of(up) > kBig;
+    if (!any(big)) return;
+    const f64xN factor = shrink(big, low, 0, k + 1, &low_sum);
+    up *= factor;
+    up_before *= factor;
+  };
+  const auto keep_down = [&](std::int64_t k) {
+    const i64xN big = size_of(down) > kBig;
+    if (!any(big)) return;
+    const f64xN factor = shrink(big, high, k, longest, &high_sum);
+    down *= factor;
+    down_before *= factor;
+  };
+
+  std::int64_t f = 0, b = longest - 1;
+  while (f < bottom || b > top + 1) {
+    const std::int64_t f_stop = f + kStrip < bottom ? f + kStrip : bottom;
+    const std::int64_t b_stop = b - kStrip > top + 1 ? b - kStrip : top + 1;
+    const auto low_step = [&] {
+      forward(f++);
+      store(low + f * kN, up);
+      low_sum += up * up;
+    };
+    const auto high_step = [&] {
+      backward(b--);
+      store(high + b * kN, down);
+      high_sum += down * down;
+    };
+    while (f < f_stop && b > b_stop) low_step(), high_step();
+    while (f < f_stop) low_step();
+    while (b > b_stop) high_step();
+    keep_up(f);
+    keep_down(b);
   }
-  return value * solved.scale;
+  // Where some lanes have met and others have not. A lane that has is held at zero: it would grow beyond all bounds.
+  f64xN product = {}, square = {};
+  for (const std::int64_t stop = top + 1 < longest ? top + 1 : longest - 1; f < stop;) {
+    forward(f++);
+    up = select(index(f) > join + 1, f64xN{}, up);
+    store(low + f * kN, up);
+    const f64xN own = select(index(f) > join, f64xN{}, up);
+    low_sum += own * own;
+    keep_up(f);
+  }
+  while (b > bottom) {
+    backward(b--);
+    down = select(index(b) < join, f64xN{}, down);
+    store(high + b * kN, down);
+    const f64xN own = select(index(b) > join, down, f64xN{});
+    high_sum += own * own;
+    keep_down(b);
+  }
+  for (std::int64_t k = bottom; k < longest && k <= top + 1; ++k) {
+    const i64xN here = (index(k) >= join) & (index(k) <= join + 1);
+    const f64xN of_low = load(low + k * kN), of_high = select(here, load(high + k * kN), f64xN{});
+    product += of_low * of_high;
+    square += of_high * of_high;
+  }
+  const f64xN ratio = product / square, turned = select(ratio < 0, -sign, sign);
+  const f64xN scale = turned / root(low_sum + ratio * (ratio * high_sum));
+  return {low, high, join, bottom, top, scale, scale * ratio};
 }
+
+// The index, of `count`, that is nearest to x and not the last.
+GRAMIAN_INLINE i64xN nearest(f64xN x, f64xN first, i64xN count) {
+  constexpr double kWhole = 6755399441055744.0;  // 1.5 * 2^52: adding it rounds to an integer
+  constexpr double kFar = 1e6;
+  f64xN k = 0.5 * (x - first);
+  k = k > 0 ? k : f64xN{};
+  k = k < kFar ? k : broadcast(kFar);
+  i64xN bits;
+  k += kWhole;
+  __builtin_memcpy(&bits, &k, sizeof bits);
+  const i64xN at = bits - 0x4338000000000000, last = count - 2;
+  const i64xN inside = at < last ? at : last;
+  return inside > 0 ? inside : i64xN{};
+}
+
+constexpr double kSuspect = 1e-9;  // an entry this far below the one before it may be zero
 
 GRAMIAN_INLINE f64xN normaliser(f64xN doubled) { return 1 / root(doubled + 1); }
 
@@ -240,8 +299,8 @@ void families_of(const Family* families, std::int32_t lanes, Factorials factoria
     longest = f.count > longest ? f.count : longest;
   }
   basis = {spin[0], spin[1], spin[2], spin[3]};
-  const Steps<false> steps{scratch, scratch + longest * kN, scratch + 2 * longest * kN};
-  double* entry = scratch + 3 * longest * kN;
+  const std::int64_t size = longest * kN;
+  const Steps<false> steps{scratch, scratch + size, scratch + 2 * size};
   for (std::int64_t k = 0; k < longest; ++k) {
     const i64xN linked = index(k + 1) < count;
     const f64xN x = first + static_cast<double>(2 * k), beside = basis.beside(x + 2);
@@ -249,23 +308,40 @@ void families_of(const Family* families, std::int32_t lanes, Factorials factoria
     store(steps.beside + k * kN, select(linked, beside, f64xN{}));
     store(steps.inverse + k * kN, select(linked, 1 / beside, f64xN{}));
   }
-  const Solved solved = solve<false>(steps, count, longest, Basis::eigenvalue(column), sign, entry);
-  const f64xN by_column = normaliser(column);
-  if (stride == 0) {
-    // Only rows that some lane asks for.
-    for (int l = 0; l < lanes; ++l) {
-      const std::int64_t k = families[l].target;
-      f64xN value = finished<Basis>(families, lanes, 0, solved, count, factorials, entry, k) * by_column;
-      if (Basis::kRowFactor) value *= normaliser(first + static_cast<double>(2 * k));
-      out[l] = value[l];
+  const Solved solved =
+      solve<false>(steps, count, longest, Basis::eigenvalue(column), nearest(basis.centre(column), first, count),
+                   sign * normaliser(column), scratch + 3 * size, scratch + 4 * size);
+  const auto entry = [&](std::int64_t k, int l) {
+    return k <= solved.join[l] ? solved.low[k * kN + l] * solved.low_scale[l]
+                               : solved.high[k * kN + l] * solved.high_scale[l];
+  };
+  for (int l = 0; l < lanes; ++l) {
+    const Family& f = families[l];
+    const std::int64_t begin = stride == 0 ? f.target : 0, end = stride == 0 ? begin + 1 : f.count;
+    for (std::int64_t k = begin; k < end; ++k) {
+      double value = entry(k, l);
+      const int x = f.first + 2 * static_cast<int>(k);
+      if (k > 0 && k + 1 < f.count && __builtin_fabs(value) < kSuspect * __builtin_fabs(entry(k - 1, l)) &&
+          Basis::is_zero(f, x, factorials))
+        value = 0;
+      if (Basis::kRowFactor) value /= __builtin_sqrt(x + 1);
+      out[l * stride + k * (stride != 0) + l * (stride == 0)] = value;
     }
-    return;
   }
-  for (std::int64_t k = 0; k < longest; ++k) {
-    f64xN value = finished<Basis>(families, lanes, 0, solved, count, factorials, entry, k) * by_column;
-    if (Basis::kRowFactor) value *= normaliser(first + static_cast<double>(2 * k));
-    for (int l = 0; l < lanes; ++l)
-      if (k < families[l].count) out[l * stride + k] = value[l];
+}
+
+// Zeroes of columns [from, from + lanes) that rounding has hidden.
+__attribute__((noinline)) void restore_zeros(const Family& family, std::int64_t rows, std::int64_t cols,
+                                             std::int64_t from, int lanes, Factorials factorials, double* out) {
+  for (int l = 0; l < lanes; ++l) {
+    Family column = family;
+    column.column += static_cast<std::int32_t>(2 * (from + l));
+    for (std::int64_t k = 1; k < rows && k + 1 < family.count; ++k) {
+      double* value = out + k * cols + from + l;
+      if (__builtin_fabs(value[0]) < 2 * kSuspect * __builtin_fabs(value[-cols]) &&
+          is_zero_6j(column, family.first + 2 * static_cast<int>(k), factorials))
+        value[0] = 0;
+    }
   }
 }
 
@@ -275,45 +351,80 @@ void block(const Family& family, std::int64_t rows, std::int64_t cols, Factorial
   const Recoupling basis{broadcast<double>(family.spin[0]), broadcast<double>(family.spin[1]),
                          broadcast<double>(family.spin[2]), broadcast<double>(family.spin[3])};
   const Steps<true> steps{scratch, scratch + padded, scratch + 2 * padded};
-  double *by_row = scratch + 3 * padded, *entry = by_row + padded;
+  double *by_row = scratch + 3 * padded, *low = by_row + padded, *high = low + n * kN;
   f64xN lane;
   for (int l = 0; l < kN; ++l) lane[l] = 2 * l;
   for (std::int64_t k = 0; k < n; k += kN) {
     const f64xN x = family.first + static_cast<double>(2 * k) + lane;
-    f64xN beside = basis.beside(x + 2);
+    const f64xN beside = basis.beside(x + 2);
     store(steps.diagonal + k, basis.diagonal(x));
     store(steps.beside + k, beside);
     store(steps.inverse + k, 1 / beside);
     store(by_row + k, normaliser(x));
   }
   steps.beside[n - 1] = steps.inverse[n - 1] = 0;
-  const f64xN sign = broadcast<double>(Recoupling::sign(family));
-  for (std::int64_t j = 0; j < cols; j += kN) {
-    const auto lanes = static_cast<std::int32_t>(cols - j < kN ? cols - j : kN);
-    Family here = family;
-    here.column += static_cast<std::int32_t>(2 * j);
-    f64xN column = here.column + lane;
-    const double last = family.column + static_cast<double>(2 * (cols - 1));
+  const double* end = out + rows * cols;
+  const f64xN first = broadcast<double>(family.first), sign = broadcast<double>(Recoupling::sign(family));
+  const double last = family.column + static_cast<double>(2 * (cols - 1));
+  // From the last columns to the first: what a store of whole lanes puts behind the end of a row is written over.
+  for (std::int64_t j = (cols - 1) / kN * kN; j >= 0; j -= kN) {
+    const int lanes = static_cast<int>(cols - j < kN ? cols - j : kN);
+    f64xN column = family.column + static_cast<double>(2 * j) + lane;
     column = column > last ? broadcast(last) : column;
-    const i64xN count = index(n);
-    const Solved solved = solve<true>(steps, count, n, Recoupling::eigenvalue(column), sign, entry);
-    const f64xN by_column = normaliser(column);
-    for (std::int64_t k = 0; k < rows; ++k) {
-      const f64xN value =
-          finished<Recoupling>(&here, lanes, 2, solved, count, factorials, entry, k) * (by_column * by_row[k]);
+    const Solved solved =
+        solve<true>(steps, index(n), n, Recoupling::eigenvalue(column), nearest(basis.centre(column), first, index(n)),
+                    sign * normaliser(column), low, high);
+    f64xN before = {};
+    i64xN suspect = {};
+    const auto put = [&](std::int64_t k, f64xN value) {
+      const f64xN size = size_of(value);
+      suspect |= size < kSuspect * before;
+      before = size;
+      value *= by_row[k];
       double* to = out + k * cols + j;
-      if (lanes == kN)
+      if (to + kN <= end)
         store(to, value);
       else
         for (int l = 0; l < lanes; ++l) to[l] = value[l];
-    }
+    };
+    std::int64_t k = 0;
+    for (; k < rows && k <= solved.bottom; ++k) put(k, load(low + k * kN) * solved.low_scale);
+    for (; k < rows && k <= solved.top; ++k) put(k, solved.at(k));
+    for (; k < rows; ++k) put(k, load(high + k * kN) * solved.high_scale);
+    if (any(suspect)) restore_zeros(family, rows, cols, j, lanes, factorials, out);
   }
 }
 
-std::int64_t scratch_of(std::int64_t count) { return 4 * (count + kN) * kN; }
+void transpose(const double* from, std::int64_t rows, std::int64_t cols, double* to) {
+  using f64x4 = double __attribute__((vector_size(32)));
+  using i64x4 = std::int64_t __attribute__((vector_size(32)));
+  std::int64_t i = 0;
+  for (; i + 4 <= rows; i += 4) {
+    std::int64_t j = 0;
+    for (; j + 4 <= cols; j += 4) {
+      f64x4 row[4], col[4];
+      for (int r = 0; r < 4; ++r) __builtin_memcpy(&row[r], from + (i + r) * cols + j, sizeof row[r]);
+      const f64x4 even01 = __builtin_shuffle(row[0], row[1], i64x4{0, 4, 2, 6});
+      const f64x4 odd01 = __builtin_shuffle(row[0], row[1], i64x4{1, 5, 3, 7});
+      const f64x4 even23 = __builtin_shuffle(row[2], row[3], i64x4{0, 4, 2, 6});
+      const f64x4 odd23 = __builtin_shuffle(row[2], row[3], i64x4{1, 5, 3, 7});
+      col[0] = __builtin_shuffle(even01, even23, i64x4{0, 1, 4, 5});
+      col[1] = __builtin_shuffle(odd01, odd23, i64x4{0, 1, 4, 5});
+      col[2] = __builtin_shuffle(even01, even23, i64x4{2, 3, 6, 7});
+      col[3] = __builtin_shuffle(odd01, odd23, i64x4{2, 3, 6, 7});
+      for (int c = 0; c < 4; ++c) __builtin_memcpy(to + (j + c) * rows + i, &col[c], sizeof col[c]);
+    }
+    for (; j < cols; ++j)
+      for (int r = 0; r < 4; ++r) to[j * rows + i + r] = from[(i + r) * cols + j];
+  }
+  for (; i < rows; ++i)
+    for (std::int64_t j = 0; j < cols; ++j) to[j * rows + i] = from[i * cols + j];
+}
+
+std::int64_t scratch_of(std::int64_t count) { return 6 * (count + kN) * kN; }
 
 }  // namespace
 
-extern const SixjKernels sixj{kN, scratch_of, families_of<Recoupling>, families_of<Coupling>, block};
+extern const SixjKernels sixj{kN, scratch_of, families_of<Recoupling>, families_of<Coupling>, block, transpose};
 
 }  // namespace gramian::GRAMIAN_ISA

@@ -39,6 +39,8 @@ struct SixjKernels {
   // All 6j with spin = j2, j3, l2, l3: out [rows, cols] over j1 = first, first + 2, ... and l1 = column, column + 2, ...
   void (*block)(const Family& family, std::int64_t rows, std::int64_t cols, Factorials factorials, double* scratch,
                 double* out);
+  // to [cols, rows] = from [rows, cols] transposed.
+  void (*transpose)(const double* from, std::int64_t rows, std::int64_t cols, double* to);
 };
 
 GRAMIAN_DECLARE_KERNELS(SixjKernels, sixj)

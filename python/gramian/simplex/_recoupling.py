@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 _sixj = torch.ops.gramian.simplex_sixj.default
 _sixj_family = torch.ops.gramian.simplex_sixj_family.default
 _sixj_blocks = torch.ops.gramian.simplex_sixj_blocks.default
+_sixj_table = torch.ops.gramian.simplex_sixj_table.default
 _threej = torch.ops.gramian.simplex_threej.default
 _UNLIMITED = 1 << 40
 _LARGEST_DENSE = 1 << 31  # bytes
@@ -39,6 +40,17 @@ def _(spins: Tensor, width: int) -> tuple[Tensor, Tensor]:
 def _(blocks: Tensor, _limit: int) -> tuple[Tensor, Tensor]:
     size = torch.library.get_ctx().new_dynamic_size()
     return blocks.new_empty((size,), dtype=torch.float64), blocks.new_empty((blocks.shape[1] + 1,))
+
+
+@torch.library.register_fake("gramian::simplex_sixj_table")  # type: ignore[untyped-decorator]
+def _(cursor: Tensor, *_: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    blocks, size = (torch.library.get_ctx().new_dynamic_size() for _ in range(2))
+    return (
+        cursor.new_empty((4, blocks)),
+        cursor.new_empty((blocks + 1,)),
+        cursor.new_empty((size,), dtype=torch.float64),
+        cursor.new_empty(()),
+    )
 
 
 class SixjFamily(NamedTuple):
@@ -202,23 +214,26 @@ def sixj_block(j2: int, j3: int, l2: int, l3: int) -> SixjBlock:
     return SixjBlock(max(abs(j2 - j3), abs(l2 - l3)), max(abs(j2 - l3), abs(l2 - j3)), values.view(side, side))
 
 
-def sixj_table(two_j_max: int) -> Iterator[SixjChunk]:
-    r"""Every admissible 6j symbol with all six doubled spins up to ``two_j_max``, in chunks of one ``j2`` each.
+def sixj_table(two_j_max: int, *, chunk_bytes: int = 4 << 20) -> Iterator[SixjChunk]:
+    r"""Every admissible 6j symbol with all six doubled spins up to ``two_j_max``, in chunks that fit a memory budget.
 
     Args:
         two_j_max: the largest doubled spin, in [0, 200].
+        chunk_bytes: a chunk ends with the first symbols that bring its values to this size. The default stays in the cache
+            of most processors, and its memory is used again for the next chunk if the caller drops it.
 
     Returns:
         An iterator over chunks: ``.blocks [4, B]``, the spins j2, j3, l2, l3 of each block; ``.offsets [B + 1]`` and
         ``.values``: block ``b`` is ``values[offsets[b]:offsets[b + 1]]``, row-major over j1 and l1 from the lowest
-        admissible to the highest that is at most ``two_j_max``.
+        admissible to the highest that is at most ``two_j_max``. Blocks that are equal but for the order of their spins
+        stand side by side.
 
     Raises:
-        ValueError: ``two_j_max`` out of range.
+        ValueError: ``two_j_max`` or ``chunk_bytes`` out of range.
 
     Cost:
-        8 bytes and about 10 flops a symbol; 42393 symbols up to 10, 1766270 up to 20, 90698979 up to 40, of which a
-        chunk holds one part in ``two_j_max + 1``.
+        8 bytes a symbol; one block in eight is computed, at about 20 flops a symbol, the others are copied or transposed.
+        42393 symbols up to 10, 1766270 up to 20, 90698979 up to 40.
 
     Accuracy:
         That of :func:`sixj_block`.
@@ -232,15 +247,14 @@ def sixj_table(two_j_max: int) -> Iterator[SixjChunk]:
     """
     if not 0 <= two_j_max <= 200:
         raise ValueError(f"sixj_table: two_j_max must be in [0, 200], got {two_j_max}")
-    others = torch.cartesian_prod(*[torch.arange(two_j_max + 1)] * 3).T
-    parity = others.sum(0) % 2
+    if chunk_bytes < 8:
+        raise ValueError(f"sixj_table: chunk_bytes must be at least 8, got {chunk_bytes}")
 
     def chunks() -> Iterator[SixjChunk]:
-        for j2 in range(two_j_max + 1):
-            fitting = others[:, parity == j2 % 2]
-            blocks = torch.cat([torch.full_like(fitting[:1], j2), fitting])
-            values, offsets = _sixj_blocks(blocks, two_j_max)
-            yield SixjChunk(blocks, offsets, values)
+        cursor = torch.tensor(0)
+        while cursor >= 0:
+            *chunk, cursor = _sixj_table(cursor, two_j_max, chunk_bytes // 8)
+            yield SixjChunk(*chunk)
 
     return chunks()
 
