@@ -1,8 +1,26 @@
-// gramian::simplex_sixj: 6j symbols, each as one entry of the shortest of its families.
+// gramian::simplex_sixj: 6j symbols, each by the shortest way from an end of one of its families; those that this cannot
+// decide, as one entry of the shortest family.
+#include <cmath>
+
 #include "simplex/sixj.h"
+#include "simplex/symbol_kernel.h"
 
 namespace gramian {
 namespace {
+
+// n! for n <= 2 largest + 2.
+std::vector<Scaled> scaled_factorials(std::int64_t largest) {
+  std::vector<Scaled> result(static_cast<std::size_t>(2 * largest + 3));
+  long double mantissa = 1;
+  std::int64_t exponent = 0;
+  for (std::size_t n = 0; n < result.size(); ++n) {
+    int more = 0;
+    mantissa = 2 * std::frexp(n == 0 ? mantissa : mantissa * static_cast<long double>(n), &more);
+    exponent += more - 1;
+    result[n] = {static_cast<double>(mantissa), exponent};
+  }
+  return result;
+}
 
 Tensor simplex_sixj_cpu(const Tensor& spins) {
   constexpr const char* kOp = "sixj";
@@ -11,11 +29,23 @@ Tensor simplex_sixj_cpu(const Tensor& spins) {
   const std::int64_t n = held.size(1);
   const auto* spin = static_cast<const std::int64_t*>(held.const_data_ptr());
   const std::int64_t largest = largest_spin(kOp, "spins", spin, 6 * n);
-  const FactorialTables tables(largest);
   Tensor values = torch::stable::new_empty(held, {n}, ScalarType::Double);
-  const auto& kernel = GRAMIAN_KERNELS(sixj);
+  auto* out = static_cast<double*>(values.mutable_data_ptr());
+  const std::vector<Scaled> factorials = scaled_factorials(largest);
+  std::array<const std::int64_t*, 6> rows;
+  for (std::size_t k = 0; k < 6; ++k) rows[k] = spin + static_cast<std::int64_t>(k) * n;
+  const auto& symbol = GRAMIAN_KERNELS(symbol);
+  run_pieces(n, kSymbolGrain, [&](std::int64_t begin, std::int64_t end, std::int64_t) {
+    symbol.symbols(rows.data(), begin, end, factorials.data(), out);
+  });
+  std::vector<std::int64_t> open;
+  for (std::int64_t i = 0; i < n; ++i)
+    if (std::isnan(out[i])) open.push_back(i);
+  if (open.empty()) return values;
+
   // Any of the three columns may come first. The number of entries is the same over either spin of a column.
-  const auto family_of = [&](std::int64_t i) {
+  const auto family_of = [&](std::int64_t which) {
+    const std::int64_t i = open[static_cast<std::size_t>(which)];
     Family best{};
     for (int column = 0; column < 3; ++column) {
       const int next = (column + 1) % 3, last = (column + 2) % 3;
@@ -30,12 +60,16 @@ Tensor simplex_sixj_cpu(const Tensor& spins) {
     }
     return best;
   };
+  const FactorialTables tables(largest);
+  const auto& kernel = GRAMIAN_KERNELS(sixj);
+  std::vector<double> found(open.size());
   run_targets(
-      n, largest + 1,
-      [&](const Family* group, std::int32_t lanes, double* scratch, double* out) {
-        kernel.sixj(group, lanes, tables.view(), scratch, out, 0);
+      static_cast<std::int64_t>(open.size()), largest + 1,
+      [&](const Family* group, std::int32_t lanes, double* scratch, double* result) {
+        kernel.sixj(group, lanes, tables.view(), scratch, result, 0);
       },
-      family_of, static_cast<double*>(values.mutable_data_ptr()));
+      family_of, found.data());
+  for (std::size_t k = 0; k < open.size(); ++k) out[open[k]] = found[k];
   return values;
 }
 
