@@ -138,9 +138,9 @@ def test_coherence_is_between_none_and_all():
 
 @pytest.mark.parametrize("complex_field", [False, True])
 def test_spectra_have_derivatives(complex_field):
-    x, y = field(2, 5, 6), field(2, 5, 6, seed=1)
+    x, y = field(1, 7, 2), field(1, 7, 2, seed=1)  # 7: not for our own transform
     if complex_field:
-        x, y = torch.complex(x, y), torch.complex(y, x)
+        x, y = torch.complex(x[:, :3], y[:, :3]), torch.complex(y[:, :3], x[:, :3])
     x.requires_grad_(), y.requires_grad_()
     assert torch.autograd.gradcheck(lambda t: spectra.power_spectrum(t, (-2, -1), window="hann"), x)
     for calls in (
