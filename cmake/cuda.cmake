@@ -5,11 +5,19 @@ set(GRAMIAN_CUDA_OPS
   csrc/core/gram_square_sum_cuda.cpp
   csrc/neighbors/assign_cuda.cpp
   csrc/neighbors/knn_cuda.cpp
+  csrc/ntk/layers_gram_cuda.cpp
+  csrc/ntk/linear_gram_cuda.cpp
+  csrc/spectra/kernel_sum_cuda.cpp
+  csrc/spectra/ndft_cuda.cpp
+  csrc/spectra/shells_cuda.cpp
 )
 set(GRAMIAN_CUDA_KERNELS
   csrc/core/device.cu
   csrc/core/gram_square_sum_kernel.cu
   csrc/neighbors/knn_kernel.cu
+  csrc/ntk/linear_gram_kernel.cu
+  csrc/spectra/pair_sum_kernel.cu
+  csrc/spectra/shells_kernel.cu
 )
 
 set(GRAMIAN_CUDA auto CACHE STRING "Build the CUDA library: auto, on or off")

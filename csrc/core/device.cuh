@@ -69,6 +69,21 @@ GRAMIAN_DEVICE double rounded_product(double a, double b) {
 #endif
 }
 
+// sin and cos of pi x.
+template <class T>
+GRAMIAN_DEVICE void sincospi_of(T x, T* sin_x, T* cos_x) {
+#if defined(__CUDACC__)
+  if constexpr (sizeof(T) == 8)
+    sincospi(x, sin_x, cos_x);
+  else
+    sincospif(x, sin_x, cos_x);
+#else
+  const auto angle = static_cast<long double>(x) * 3.14159265358979323846264338327950288L;
+  *sin_x = static_cast<T>(std::sin(angle));
+  *cos_x = static_cast<T>(std::cos(angle));
+#endif
+}
+
 // Over the warp, in a fixed order; every lane gets the same bits.
 template <class T>
 GRAMIAN_DEVICE T warp_sum(T value) {

@@ -217,6 +217,7 @@ inline unsigned __ballot_sync(unsigned, bool predicate) {
   return result;
 }
 inline int __popc(unsigned bits) { return __builtin_popcount(bits); }
+inline int __ffs(int bits) { return __builtin_ffs(bits); }
 template <class T>
 T atomicAdd(T* at, T value) {
   const T before = *at;

@@ -1,5 +1,5 @@
 // gramian::spectra_kernel_sum: sum_j phi(|x_i - y_j|²) v_j, the matrix of phi never stored.
-#include "spectra/pair_sum.h"
+#include "spectra/sum_pairs.h"
 
 namespace gramian {
 namespace {
@@ -7,16 +7,13 @@ namespace {
 Tensor spectra_kernel_sum_cpu(const Tensor& x, const Tensor& y, const Tensor& values, std::int64_t profile,
                               bool slope) {
   check_pair_sum("kernel_sum", "x", x, "y", y, values);
-  if (profile < 0 || profile >= static_cast<std::int64_t>(Profile::wave))
-    refuse("kernel_sum: profile must be 0 to 4, got ", profile);
+  check_profile(profile);
   return pair_sum(x, y, values, static_cast<Profile>(profile), slope);
 }
 
 }  // namespace
 
-STABLE_TORCH_LIBRARY_FRAGMENT(gramian, m) {
-  m.def("spectra_kernel_sum(Tensor x, Tensor y, Tensor values, int profile, bool slope=False) -> Tensor");
-}
+STABLE_TORCH_LIBRARY_FRAGMENT(gramian, m) { m.def(kKernelSumSchema); }
 STABLE_TORCH_LIBRARY_IMPL(gramian, CPU, m) { m.impl("spectra_kernel_sum", TORCH_BOX(&spectra_kernel_sum_cpu)); }
 
 }  // namespace gramian

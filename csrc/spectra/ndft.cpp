@@ -1,5 +1,5 @@
 // gramian::spectra_ndft: sum_j cos(2 pi <k_i, x_j>) v_j and the same with sin, the matrix of phases never stored.
-#include "spectra/pair_sum.h"
+#include "spectra/sum_pairs.h"
 
 namespace gramian {
 namespace {
@@ -11,9 +11,7 @@ Tensor spectra_ndft_cpu(const Tensor& frequencies, const Tensor& points, const T
 
 }  // namespace
 
-STABLE_TORCH_LIBRARY_FRAGMENT(gramian, m) {
-  m.def("spectra_ndft(Tensor frequencies, Tensor points, Tensor values) -> Tensor");
-}
+STABLE_TORCH_LIBRARY_FRAGMENT(gramian, m) { m.def(kNdftSchema); }
 STABLE_TORCH_LIBRARY_IMPL(gramian, CPU, m) { m.impl("spectra_ndft", TORCH_BOX(&spectra_ndft_cpu)); }
 
 }  // namespace gramian

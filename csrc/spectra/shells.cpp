@@ -1,15 +1,11 @@
 // gramian::spectra_shells: power or cross power of Fourier modes, summed over shells.
-#include <optional>
 #include <vector>
 
 #include "core/parallel.h"
-#include "core/tensor.h"
-#include "spectra/shells_kernel.h"
+#include "spectra/shells.h"
 
 namespace gramian {
 namespace {
-
-constexpr const char* kOp = "shells";
 
 template <class T>
 void sum_shells(void (*kernel)(const ShellSum<T>&, std::int64_t, std::int64_t, double*), const Tensor& x,
@@ -43,30 +39,14 @@ void sum_shells(void (*kernel)(const ShellSum<T>&, std::int64_t, std::int64_t, d
     }
 }
 
-// x and y are [b, rows, last, 2], contiguous; shell is [rows, last], int32.
 Tensor spectra_shells_cpu(const Tensor& x, const std::optional<Tensor>& y, const Tensor& shell, std::int64_t shells,
                           std::int64_t fold) {
-  if (x.dim() != 4 || x.size(3) != 2) refuse(kOp, ": x must be [b, rows, last, 2], got shape ", shape_text(x));
-  const Element element = element_of(kOp, "x", x, false);
-  if (!x.is_contiguous()) refuse(kOp, ": x must be contiguous");
-  if (y.has_value()) {
-    check_same(kOp, "y", *y, "x", x);
-    if (y->dim() != 4 || y->size(0) != x.size(0) || y->size(1) != x.size(1) || y->size(2) != x.size(2) ||
-        y->size(3) != 2 || !y->is_contiguous())
-      refuse(kOp, ": y must be contiguous with the shape of x ", shape_text(x), ", got shape ", shape_text(*y));
-  }
-  if (shell.scalar_type() != ScalarType::Int || shell.dim() != 2 || shell.size(0) != x.size(1) ||
-      shell.size(1) != x.size(2) || !shell.is_contiguous())
-    refuse(kOp, ": shell must be contiguous int32 [", x.size(1), ", ", x.size(2), "], got ",
-           dtype_text(shell.scalar_type()), " of shape ", shape_text(shell));
-  if (shells < 1) refuse(kOp, ": shells must be at least 1, got ", shells);
-  if (fold < 0 || fold > 2) refuse(kOp, ": fold must be 0, 1 or 2, got ", fold);
+  const Element element = check_shells(x, y, shell, shells, fold);
   const std::int64_t modes = shell.size(0) * shell.size(1);
   const auto* const number = static_cast<const std::int32_t*>(shell.const_data_ptr());
   std::int32_t least = 0, most = 0;
   for (std::int64_t i = 0; i < modes; ++i) least = std::min(least, number[i]), most = std::max(most, number[i]);
-  if (least < 0 || most >= shells)
-    refuse(kOp, ": shell must be from 0 to ", shells - 1, ", got ", least < 0 ? least : most);
+  check_shell_range(least, most, shells);
 
   Tensor out = torch::stable::new_zeros(x, {x.size(0), shells, y.has_value() ? 2 : 1});
   if (modes == 0) return out;
@@ -80,9 +60,7 @@ Tensor spectra_shells_cpu(const Tensor& x, const std::optional<Tensor>& y, const
 
 }  // namespace
 
-STABLE_TORCH_LIBRARY_FRAGMENT(gramian, m) {
-  m.def("spectra_shells(Tensor x, Tensor? y, Tensor shell, int shells, int fold) -> Tensor");
-}
+STABLE_TORCH_LIBRARY_FRAGMENT(gramian, m) { m.def(kShellsSchema); }
 STABLE_TORCH_LIBRARY_IMPL(gramian, CPU, m) { m.impl("spectra_shells", TORCH_BOX(&spectra_shells_cpu)); }
 
 }  // namespace gramian
