@@ -7,6 +7,7 @@ set(GRAMIAN_CUDA_OPS
   csrc/neighbors/knn_cuda.cpp
   csrc/ntk/layers_gram_cuda.cpp
   csrc/ntk/linear_gram_cuda.cpp
+  csrc/simplex/weight4_cuda.cpp
   csrc/spectra/kernel_sum_cuda.cpp
   csrc/spectra/ndft_cuda.cpp
   csrc/spectra/shells_cuda.cpp
@@ -16,6 +17,7 @@ set(GRAMIAN_CUDA_KERNELS
   csrc/core/gram_square_sum_kernel.cu
   csrc/neighbors/knn_kernel.cu
   csrc/ntk/linear_gram_kernel.cu
+  csrc/simplex/weight4_kernel.cu
   csrc/spectra/pair_sum_kernel.cu
   csrc/spectra/shells_kernel.cu
 )

@@ -2,6 +2,7 @@
 #include "simplex/weight4_kernel.h"
 
 #include "core/vmath.h"
+#include "simplex/weight4_formulas.h"
 
 namespace gramian::GRAMIAN_ISA {
 namespace {
@@ -37,64 +38,16 @@ GRAMIAN_INLINE f64xN gather(const double* from) {
 #endif
 }
 
-struct Geometry {
-  f64xN volume;        // 4! Vol, NaN where there is no simplex
-  f64xN area[10];      // 2 Area of the triangle opposite each edge
-  f64xN cofactor[10];  // det(G) grad(lambda_i) . grad(lambda_j) for each edge ij
+struct Lanes {
+  using Value = f64xN;
+  GRAMIAN_INLINE static f64xN root(f64xN v) { return gramian::GRAMIAN_ISA::root(v); }
+  GRAMIAN_INLINE static f64xN angle(f64xN y, f64xN x) { return angle_of(y, x); }
+  GRAMIAN_INLINE static f64xN number(double v) { return broadcast(v); }
 };
-
-// From squared lengths. G is the Gram matrix of the edge vectors at vertex 0; its cofactors, 2 x 2 minor by 2 x 2 minor.
-GRAMIAN_INLINE Geometry geometry(const f64xN* d, const auto& proper) {
-  const f64xN g11 = d[0], g22 = d[1], g33 = d[2], g44 = d[3];
-  const f64xN g12 = 0.5 * (g11 + g22 - d[4]), g13 = 0.5 * (g11 + g33 - d[5]), g14 = 0.5 * (g11 + g44 - d[6]);
-  const f64xN g23 = 0.5 * (g22 + g33 - d[7]), g24 = 0.5 * (g22 + g44 - d[8]), g34 = 0.5 * (g33 + g44 - d[9]);
-  const f64xN s12 = g11 * g22 - g12 * g12, s13 = g11 * g23 - g13 * g12, s14 = g11 * g24 - g14 * g12;
-  const f64xN s23 = g12 * g23 - g13 * g22, s24 = g12 * g24 - g14 * g22, s34 = g13 * g24 - g14 * g23;
-  const f64xN c13 = g13 * g34 - g33 * g14, c14 = g13 * g44 - g34 * g14;
-  const f64xN c23 = g23 * g34 - g33 * g24, c24 = g23 * g44 - g34 * g24, c34 = g33 * g44 - g34 * g34;
-  const f64xN det = s12 * c34 - s13 * c24 + s14 * c23 + s23 * c14 - s24 * c13 + s34 * s34;
-  const f64xN b11 = g22 * c34 - g23 * c24 + g24 * c23, b12 = g13 * c24 - g12 * c34 - g14 * c23;
-  const f64xN b13 = g24 * s34 - g34 * s24 + g44 * s23, b14 = g33 * s24 - g23 * s34 - g34 * s23;
-  const f64xN b22 = g11 * c34 - g13 * c14 + g14 * c13, b23 = g34 * s14 - g14 * s34 - g44 * s13;
-  const f64xN b24 = g13 * s34 - g33 * s14 + g34 * s13, b33 = g14 * s24 - g24 * s14 + g44 * s12;
-  const f64xN b34 = g23 * s14 - g13 * s24 - g34 * s12, b44 = g13 * s23 - g23 * s13 + g33 * s12;
-  Geometry result;
-  // All leading minors, not the last alone: two negative eigenvalues also give a positive determinant. Flat to rounding
-  // counts as flat.
-  constexpr double kFlat = 64 * 2.220446049250313e-16;
-  const auto there = proper & (s12 > 0) & (b44 > 0) & (det > kFlat * (g11 * g22) * (g33 * g44));
-  result.volume = there ? root(det) : broadcast(__builtin_nan(""));
-  const auto area = [](f64xN pq, f64xN pr, f64xN qr) {
-    const f64xN u = 0.5 * (pq + pr - qr);
-    return root(pq * pr - u * u);
-  };
-  result.area[0] = area(d[7], d[8], d[9]);
-  result.area[1] = area(d[5], d[6], d[9]);
-  result.area[2] = area(d[4], d[6], d[8]);
-  result.area[3] = area(d[4], d[5], d[7]);
-  result.area[4] = area(d[2], d[3], d[9]);
-  result.area[5] = area(d[1], d[3], d[8]);
-  result.area[6] = area(d[1], d[2], d[7]);
-  result.area[7] = root(g11 * g44 - g14 * g14);
-  result.area[8] = root(g11 * g33 - g13 * g13);
-  result.area[9] = root(s12);
-  f64xN* c = result.cofactor;
-  c[0] = -(b11 + b12 + (b13 + b14));
-  c[1] = -(b12 + b22 + (b23 + b24));
-  c[2] = -(b13 + b23 + (b33 + b34));
-  c[3] = -(b14 + b24 + (b34 + b44));
-  c[4] = b12;
-  c[5] = b13;
-  c[6] = b14;
-  c[7] = b23;
-  c[8] = b24;
-  c[9] = b34;
-  return result;
-}
 
 struct Simplices {
   f64xN length[10];
-  Geometry geometry;
+  Geometry<Lanes> geometry;
 };
 
 GRAMIAN_INLINE Simplices read(const double* lengths, bool squared) {
@@ -107,84 +60,31 @@ GRAMIAN_INLINE Simplices read(const double* lengths, bool squared) {
     proper &= s.length[e] > 0;
     d[e] = squared ? s.length[e] : s.length[e] * s.length[e];
   }
-  s.geometry = geometry(d, proper);
+  s.geometry = geometry<Lanes>(d, proper);
   return s;
 }
-
-// cos and sin of a dihedral angle are as -C_ij to v a, a the triangle between the two facets: C_ii C_jj - C_ij^2 =
-// (v a)^2, in which nothing cancels.
-GRAMIAN_INLINE f64xN angle(const Geometry& g, int edge) { return angle_of(g.volume * g.area[edge], -g.cofactor[edge]); }
 
 GRAMIAN_INLINE void forward_lanes(const double* lengths, const double* labels, bool squared, double* action,
                                   double* log_volume) {
   const Simplices s = read(lengths, squared);
   f64xN sum = {};
 #pragma GCC unroll 10
-  for (int e = 0; e < kEdges4; ++e) sum += gather(labels + e) * angle(s.geometry, e);
+  for (int e = 0; e < kEdges4; ++e) sum += gather(labels + e) * dihedral(s.geometry, e);
   store(action, sum);
   store(log_volume, log<double>(s.geometry.volume));
 }
 
-constexpr int kEdgeOf[5][5] = {
-    {-1, 0, 1, 2, 3}, {0, -1, 4, 5, 6}, {1, 4, -1, 7, 8}, {2, 5, 7, -1, 9}, {3, 6, 8, 9, -1}};
-
-// dS/dD_ij = (H K H)_ij / 2 and dlog v/dD_ij = -H_ij / 2 by squared lengths D, with H = C / v^2, K_ij = s_ij v / a_ij off
-// the diagonal and K_ii such that T = K H has a zero diagonal. The rows of H, and so those of T, add up to zero.
 GRAMIAN_INLINE void backward_lanes(const double* lengths, const double* labels, bool squared, f64xN by_action,
                                    f64xN by_log, double* grad_lengths, double* grad_labels) {
   const Simplices s = read(lengths, squared);
-  const Geometry& g = s.geometry;
-  const f64xN* c = g.cofactor;
   const auto put = [](double* to, f64xN v) {
 #pragma GCC unroll 8
     for (int l = 0; l < kN; ++l) to[l * kEdges4] = v[l];
   };
-  f64xN k[10], own[5], diagonal[5];
-#pragma GCC unroll 10
-  for (int e = 0; e < kEdges4; ++e) {
-    k[e] = gather(labels + e) / g.area[e];
-    put(grad_labels + e, by_action * angle(g, e));
-  }
-#pragma GCC unroll 5
-  for (int i = 0; i < 5; ++i) {
-    f64xN row = {}, mixed = {};
-#pragma GCC unroll 5
-    for (int j = 0; j < 5; ++j)
-      if (j != i) row -= c[kEdgeOf[i][j]], mixed -= k[kEdgeOf[i][j]] * c[kEdgeOf[i][j]];
-    diagonal[i] = row;
-    own[i] = mixed / row;
-  }
-  const auto h = [&](int i, int j) { return i == j ? diagonal[i] : c[kEdgeOf[i][j]]; };
-  const auto weight = [&](int i, int j) { return i == j ? own[i] : k[kEdgeOf[i][j]]; };
-  f64xN t[5][5];
-#pragma GCC unroll 5
-  for (int i = 0; i < 5; ++i) {
-    f64xN rest = {};
-#pragma GCC unroll 5
-    for (int j = 0; j < 4; ++j) {
-      if (i == j) continue;
-      f64xN value = {};
-#pragma GCC unroll 5
-      for (int m = 0; m < 5; ++m) value += weight(i, m) * h(m, j);
-      t[i][j] = value;
-      rest -= value;
-    }
-    if (i < 4) t[i][4] = rest;
-  }
-  const f64xN inverse = 1 / (g.volume * g.volume), scale_s = by_action * inverse * (inverse * g.volume),
-              scale_v = by_log * inverse;
-#pragma GCC unroll 5
-  for (int i = 0; i < 5; ++i)
-#pragma GCC unroll 5
-    for (int j = i + 1; j < 5; ++j) {
-      const int e = kEdgeOf[i][j];
-      f64xN value = {};
-#pragma GCC unroll 5
-      for (int m = 0; m < 5; ++m)
-        if (m != j) value += h(i, m) * t[m][j];
-      const f64xN slope = scale_s * value - scale_v * c[e];
-      put(grad_lengths + e, (squared ? broadcast(0.5) : s.length[e]) * slope);
-    }
+  pull_back(
+      s.geometry, by_action, by_log, [&](int e) { return gather(labels + e); },
+      [&](int e, f64xN v) { put(grad_labels + e, v); },
+      [&](int e, f64xN v) { put(grad_lengths + e, (squared ? broadcast(0.5) : s.length[e]) * v); });
 }
 
 // Whole groups of lanes in place; the last few simplices go through a buffer that repeats the last one.

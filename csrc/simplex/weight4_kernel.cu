@@ -1,0 +1,63 @@
+// Weights of 4-simplices on the device: a thread a simplex, all of it in registers.
+#include <cmath>
+
+#include "core/device.cuh"
+#include "simplex/weight4_cuda.h"
+#include "simplex/weight4_formulas.h"
+
+namespace gramian::cuda {
+namespace {
+
+struct Scalars {
+  using Value = double;
+  GRAMIAN_DEVICE static double root(double v) { return sqrt(v); }
+  GRAMIAN_DEVICE static double angle(double y, double x) { return atan2(y, x); }
+  GRAMIAN_DEVICE static double number(double v) { return v; }
+};
+
+GRAMIAN_DEVICE Geometry<Scalars> read(const double* length, bool squared) {
+  double d[kEdges4];
+  bool proper = true;
+  GRAMIAN_UNROLL
+  for (int e = 0; e < kEdges4; ++e) {
+    proper = proper && length[e] > 0;
+    d[e] = squared ? length[e] : length[e] * length[e];
+  }
+  return geometry<Scalars>(d, proper);
+}
+
+__global__ void __launch_bounds__(kThreads) forward_kernel(Weight4Problem p, std::int64_t n) {
+  const std::int64_t i = static_cast<std::int64_t>(blockIdx.x) * kThreads + threadIdx.x;
+  if (i >= n) return;
+  const Geometry<Scalars> g = read(p.lengths + i * kEdges4, p.squared);
+  double sum = 0;
+  GRAMIAN_UNROLL
+  for (int e = 0; e < kEdges4; ++e) sum += p.labels[i * kEdges4 + e] * dihedral(g, e);
+  p.action[i] = sum;
+  p.log_volume[i] = log(g.volume);
+}
+
+__global__ void __launch_bounds__(kThreads, 1) backward_kernel(Weight4Problem p, std::int64_t n) {
+  const std::int64_t i = static_cast<std::int64_t>(blockIdx.x) * kThreads + threadIdx.x;
+  if (i >= n) return;
+  const double *const length = p.lengths + i * kEdges4, *const label = p.labels + i * kEdges4;
+  double *const by_length = p.grad_lengths + i * kEdges4, *const by_label = p.grad_labels + i * kEdges4;
+  pull_back(
+      read(length, p.squared), p.grad_action[i], p.grad_log_volume[i], [=](int e) { return label[e]; },
+      [=](int e, double v) { by_label[e] = v; },
+      [=](int e, double v) { by_length[e] = (p.squared ? 0.5 : length[e]) * v; });
+}
+
+dim3 blocks(std::int64_t n) { return {static_cast<unsigned>((n + kThreads - 1) / kThreads), 1, 1}; }
+
+}  // namespace
+
+void weight4(const Weight4Problem& problem, std::int64_t n, Stream stream) {
+  launch(forward_kernel, blocks(n), 0, stream, problem, n);
+}
+
+void weight4_backward(const Weight4Problem& problem, std::int64_t n, Stream stream) {
+  launch(backward_kernel, blocks(n), 0, stream, problem, n);
+}
+
+}  // namespace gramian::cuda
