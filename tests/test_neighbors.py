@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from gramian import _C
-from gramian.neighbors import knn, knn_pass
+from gramian.neighbors import knn, knn_both, knn_pass
 from tests.checks import assert_same_neighbors, check_thread_counts_agree, refuses
 from tests.reference.neighbors import distance_table
 
@@ -419,6 +419,55 @@ def test_a_pass_and_a_route_refuses_in_their_names():
             torch.ops.gramian.neighbors_knn_pass(*args)
     with refuses("knn_route: x must be [n, d], got shape (3,)"):
         torch.ops.gramian.neighbors_knn_route(x[0], 1)
+
+
+@pytest.mark.parametrize("metric", ["euclidean", "sqeuclidean", "cosine", "chebyshev", "ip"])
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_both_sides_of_a_sweep_have_the_bits_of_two_searches(isa, dtype, metric):
+    for n, m, d, k in [(1, 1, 1, 1), (1, 33, 7, 2), (97, 13, 3, 20), (700, 1100, 20, 40)]:
+        x, y = rows(n, d, dtype=dtype), rows(m, d, dtype=dtype, seed=1)
+        if d == 20:
+            x, y = x.round(), y.round()  # ties
+        for side, found, other in (
+            (x, knn_both(x, y, k, metric=metric).of_x, y),
+            (y, knn_both(x, y, k, metric=metric).of_y, x),
+        ):
+            there = min(k, len(other))
+            searched = knn(side, there, other, metric=metric)
+            assert torch.equal(found.indices[:, :there], searched.indices)
+            assert torch.equal(found.distances[:, :there], searched.distances)
+            assert (found.indices[:, there:] == -1).all()
+
+
+def test_both_sides_in_bfloat16_have_the_bits_of_two_searches():
+    x, y = rows(4200, 64), rows(4300, 64, seed=1) + 0.5
+    check_thread_counts_agree(lambda: torch.cat([near.distances for near in knn_both(x, y, 2)]))
+    found = knn_both(x, y, 2)
+    assert torch.equal(found.of_x.indices, knn(x, 2, y).indices)
+    assert torch.equal(found.of_y.indices, knn(y, 2, x).indices)
+
+
+def test_both_sides_of_nothing_and_under_opcheck():
+    x = rows(9, 4)
+    assert knn_both(x[:0], x, 2).of_x.indices.shape == (0, 2)
+    assert (knn_both(x[:0], x, 2).of_y.indices == -1).all()
+    torch.library.opcheck(torch.ops.gramian.neighbors_knn_both.default, (x, x[:5], 2))
+
+
+def test_both_sides_refuses_in_its_name():
+    x = rows(4, 3)
+    for args, message in [
+        ((x[0], x, 1), "knn_both: x must be [n, d], got shape (3,)"),
+        ((x, x[:, :2], 1), "knn_both: y must be [..., m, d] with the leading sizes and d of x, (4, 3), got (4, 2)"),
+        ((x, x.double(), 1), "knn_both: y must have the dtype of x (float32), got float64"),
+        ((x, x, 0), "knn_both: k must be positive, got 0"),
+        (
+            (x, x, 1, "manhattan"),
+            "knn_both: metric must be euclidean, sqeuclidean, cosine, chebyshev or ip, got manhattan",
+        ),
+    ]:
+        with refuses(message):
+            torch.ops.gramian.neighbors_knn_both(*args)
 
 
 # ---- Peers ----

@@ -1,5 +1,6 @@
 // Hands out the blocks of a sweep to any number of workers. A worker owns the rows that its block writes to (row block i;
-// in a symmetric sweep i and j) until it is done, so per-row state needs no locks and no copies per worker.
+// in a symmetric sweep i and j; in a full one that serves both sides, column block j too) until it is done, so per-row state
+// needs no locks and no copies per worker.
 #pragma once
 #include <condition_variable>
 #include <cstdint>
@@ -17,11 +18,15 @@ struct BlockPair {
 
 class Schedule {
  public:
-  Schedule(Sweep sweep, std::int64_t row_blocks, std::int64_t col_blocks)
+  Schedule(Sweep sweep, std::int64_t row_blocks, std::int64_t col_blocks, bool both_sides = false)
       : sweep_(sweep),
         rows_(row_blocks),
+        cols_(col_blocks),
+        first_col_(sweep == Sweep::symmetric ? 0
+                   : both_sides              ? row_blocks
+                                             : kNobody),
         total_(sweep == Sweep::full ? row_blocks * col_blocks : row_blocks * (row_blocks + 1) / 2),
-        busy_(static_cast<std::size_t>(row_blocks), false) {}
+        busy_(static_cast<std::size_t>(row_blocks + (both_sides ? col_blocks : 0)), false) {}
 
   std::int64_t size() const { return total_; }
 
@@ -55,12 +60,13 @@ class Schedule {
 
  private:
   static constexpr std::size_t kLookAhead = 1024;
+  static constexpr std::int64_t kNobody = -1;
 
   // Neighbours in this order share no rows as far as possible: down the columns of a full sweep, along the (wrapped)
-  // diagonals of the other two. The diagonal comes first, so that every row has seen a whole block early.
+  // diagonals of the others. The diagonal comes first, so that every row has seen a whole block early.
   BlockPair at(std::int64_t t) const {
     const std::int64_t i = t % rows_, offset = t / rows_;
-    if (sweep_ == Sweep::full) return {i, offset};
+    if (sweep_ == Sweep::full) return {i, first_col_ == kNobody ? offset : (i + offset) % cols_};
     const std::int64_t wrapped = (i + offset) % rows_;
     BlockPair block{i, wrapped};
     if ((sweep_ == Sweep::symmetric) != (block.i <= block.j)) std::swap(block.i, block.j);
@@ -69,12 +75,12 @@ class Schedule {
 
   bool is_free(const BlockPair& b) const {
     return !busy_[static_cast<std::size_t>(b.i)] &&
-           (sweep_ != Sweep::symmetric || !busy_[static_cast<std::size_t>(b.j)]);
+           (first_col_ == kNobody || !busy_[static_cast<std::size_t>(first_col_ + b.j)]);
   }
 
   void mark(const BlockPair& b, bool busy) {
     busy_[static_cast<std::size_t>(b.i)] = busy;
-    if (sweep_ == Sweep::symmetric) busy_[static_cast<std::size_t>(b.j)] = busy;
+    if (first_col_ != kNobody) busy_[static_cast<std::size_t>(first_col_ + b.j)] = busy;
   }
 
   bool take(const BlockPair& b) {
@@ -83,7 +89,9 @@ class Schedule {
   }
 
   Sweep sweep_;
-  std::int64_t rows_, total_, next_ = 0;
+  std::int64_t rows_, cols_;
+  std::int64_t first_col_;  // where the owners of columns stand in busy_
+  std::int64_t total_, next_ = 0;
   std::vector<bool> busy_;
   std::vector<BlockPair> deferred_;
   std::mutex mutex_;

@@ -4,6 +4,7 @@
 #include <optional>
 #include <vector>
 
+#include "core/group.h"
 #include "core/parallel.h"
 #include "core/tensor.h"
 #include "core/workspace.h"
@@ -134,10 +135,10 @@ inline void check_centers(const char* op, const Tensor& x, const char* name, con
            dtype_text(centers.scalar_type()));
 }
 
-// Weights of the points, checked; none means one each.
+// Weights of the points, checked; none means one each. `group` has the others, if there are any.
 class PointWeights {
  public:
-  PointWeights(const char* op, const Tensor& x, const std::optional<Tensor>& given) {
+  PointWeights(const char* op, const Tensor& x, const std::optional<Tensor>& given, const Group* group = nullptr) {
     if (!given.has_value()) return;
     if (given->dim() != 1 || given->size(0) != x.size(0))
       refuse(op, ": weights must be [n] with n = ", x.size(0), " like x, got shape ", shape_text(*given));
@@ -151,6 +152,7 @@ class PointWeights {
         refuse(op, ": weights must be finite and not negative, got ", data()[i], " for row ", i);
       total += data()[i];
     }
+    if (group != nullptr) total = group->sum(total);
     if (!(total > 0) || !std::isfinite(total)) refuse(op, ": weights must have a positive sum, got ", total);
   }
 

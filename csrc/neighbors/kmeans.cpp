@@ -1,4 +1,5 @@
-// gramian::neighbors_kmeans: Lloyd's algorithm from given centres.
+// gramian::neighbors_kmeans: Lloyd's algorithm from given centres, also for points that are spread over ranks: then all that
+// centres follow from is summed over them, and the rest is each rank's own.
 #include <numeric>
 #include <optional>
 #include <tuple>
@@ -16,13 +17,26 @@ struct Options {
   bool spherical, relocate;
 };
 
+// What centres are made of: of each cluster the sum of its points [d] and of their weights, and how many have weight.
+struct Totals {
+  std::int64_t k, d;
+  std::vector<double> values;
+
+  Totals(std::int64_t k_given, std::int64_t d_given)
+      : k(k_given), d(d_given), values(static_cast<std::size_t>(k * (d + 2))) {}
+  double* sum(std::int64_t j) { return values.data() + j * d; }
+  double& weight(std::int64_t j) { return values[static_cast<std::size_t>(k * d + j)]; }
+  double& count(std::int64_t j) { return values[static_cast<std::size_t>(k * (d + 1) + j)]; }
+};
+
 template <class T>
 class Lloyd {
  public:
   // `centers` [k, d] is updated in place.
   Lloyd(const Tensor& x, const double* weights, T* centers, std::int64_t k, const Means& means, double largest,
-        const Options& options)
-      : n_(x.size(0)),
+        const Options& options, const Group& group)
+      : group_(group),
+        n_(x.size(0)),
         d_(x.size(1)),
         k_(k),
         options_(options),
@@ -34,9 +48,9 @@ class Lloyd {
         packed_(1, kernel().points_size(n_, d_) * static_cast<std::int64_t>(sizeof(T))),
         labels_(size(n_), -1),
         next_(size(n_)),
-        sums_(size(k * d_)),
-        weight_(size(k)),
-        count_(size(k)) {
+        n_all_(group.sum(static_cast<double>(n_))),
+        own_(k, d_),
+        all_(group.alone() ? 0 : k, d_) {
     run_pieces(n_, kAssignPoints, [&](std::int64_t begin, std::int64_t end, std::int64_t) {
       kernel().pack_points(set_.points(), nullptr, begin, end, static_cast<T*>(packed_.of(0)));
     });
@@ -68,7 +82,7 @@ class Lloyd {
     const std::vector<double> squared = distances();
     double total = 0;
     for (std::size_t i = 0; i < squared.size(); ++i) total += (weights_ == nullptr ? 1 : weights_[i]) * squared[i];
-    return total;
+    return group_.sum(total);
   }
 
  private:
@@ -83,7 +97,7 @@ class Lloyd {
   double variance() const {
     double total = 0;
     for (std::int64_t i = 0; i < n_; ++i) total += static_cast<double>(set_.points().norm[i]);
-    return total / (frame_.unit * frame_.unit) / static_cast<double>(std::max<std::int64_t>(n_ * d_, 1));
+    return group_.sum(total / (frame_.unit * frame_.unit)) / std::max(n_all_ * static_cast<double>(d_), 1.0);
   }
 
   // The labels for the centres as they are, into next_.
@@ -207,8 +221,9 @@ class Lloyd {
   bool collect_moves() {
     std::int64_t moved = 0;
     for (std::size_t i = 0; i < next_.size(); ++i) moved += next_[i] != labels_[i];
-    if (moved == 0 && !stale_) return false;
-    fresh_ = stale_ || 2 * moved > n_ || ++rounds_since_renewal_ >= kSumRounds;
+    const double moved_all = group_.sum(static_cast<double>(moved));
+    if (moved_all == 0 && !stale_) return false;
+    fresh_ = stale_ || 2 * moved_all > n_all_ || ++rounds_since_renewal_ >= kSumRounds;
     offsets_.assign(size(k_ + 1), 0);
     const auto each = [&](auto&& visit) {
       for (std::size_t i = 0; i < next_.size(); ++i) {
@@ -232,9 +247,7 @@ class Lloyd {
   // Each worker owns whole sums and adds to them in the order of the points, so no bit depends on the number of workers.
   void add_moves() {
     if (fresh_) {
-      std::fill(sums_.begin(), sums_.end(), 0);
-      std::fill(weight_.begin(), weight_.end(), 0);
-      std::fill(count_.begin(), count_.end(), 0);
+      std::fill(own_.values.begin(), own_.values.end(), 0);
       rounds_since_renewal_ = 0;
     }
     const std::int64_t slices = block_count(d_, kSumFeatures);
@@ -244,16 +257,20 @@ class Lloyd {
         const std::int64_t members = offsets_[size(j) + 1] - offsets_[size(j)];
         if (members > 0)
           kernel().accumulate(set_.points(), weights_, members_.data() + offsets_[size(j)], members, first,
-                              std::min(kSumFeatures, d_ - first), sums_.data() + j * d_ + first);
+                              std::min(kSumFeatures, d_ - first), own_.sum(j) + first);
       }
     });
-    for (std::size_t j = 0; j < count_.size(); ++j)
-      for (std::int64_t m = offsets_[j]; m < offsets_[j + 1]; ++m) {
+    for (std::int64_t j = 0; j < k_; ++j)
+      for (std::int64_t m = offsets_[size(j)]; m < offsets_[size(j) + 1]; ++m) {
         const std::int32_t member = members_[size(m)];
         const double weight = weights_ == nullptr ? 1 : weights_[member < 0 ? ~member : member];
-        weight_[j] += member < 0 ? -weight : weight;
-        if (weight > 0) count_[j] += member < 0 ? -1 : 1;
+        own_.weight(j) += member < 0 ? -weight : weight;
+        if (weight > 0) own_.count(j) += member < 0 ? -1 : 1;
       }
+    if (!group_.alone()) {
+      all_ = own_;
+      group_.sum(all_.values.data(), static_cast<std::int64_t>(all_.values.size()));
+    }
     labels_ = next_;
     stale_ = false;
   }
@@ -266,9 +283,16 @@ class Lloyd {
     return move_centers() > 0;
   }
 
+  // Sums over the points of all ranks.
+  Totals& totals() { return group_.alone() ? own_ : all_; }
+
   // Each empty cluster takes the point that is farthest from its own centre, unless that is the last of its cluster.
   void relocate() {
-    if (std::find(count_.begin(), count_.end(), 0) == count_.end()) return;
+    Totals& all = totals();
+    const auto empty = [&](std::int64_t j) { return all.count(j) == 0; };
+    std::int64_t j = 0;
+    while (j < k_ && !empty(j)) ++j;
+    if (j == k_) return;
     const std::vector<double> squared = distances();
     std::vector<std::int32_t> order;
     for (std::size_t i = 0; i < squared.size(); ++i)
@@ -278,40 +302,59 @@ class Lloyd {
       return da < db || (da == db && a > b);
     };
     std::make_heap(order.begin(), order.end(), nearer);
-    for (std::int64_t j = 0; j < k_; ++j) {
-      if (count_[size(j)] > 0) continue;
+    std::vector<double> row(size(d_));
+    for (; j < k_; ++j) {
+      if (!empty(j)) continue;
       std::int32_t point = -1;
       while (point < 0 && !order.empty()) {
         std::pop_heap(order.begin(), order.end(), nearer);
-        if (count_[size(labels_[size(order.back())])] > 1) point = order.back();
+        if (all.count(labels_[size(order.back())]) > 1) point = order.back();
         order.pop_back();
       }
-      if (point < 0) return;
-      const std::int64_t from = labels_[size(point)];
-      const double weight = weights_ == nullptr ? 1 : weights_[point];
-      const T* x = set_.points().data + point * set_.points().row_stride;
-      for (std::int64_t f = 0; f < d_; ++f) {
-        sums_[size(from * d_ + f)] -= weight * x[f];
-        sums_[size(j * d_ + f)] = x[f];
+      double offer[3] = {-1, 0, 0};  // how far, from which cluster, of what weight
+      if (point >= 0) {
+        offer[0] = squared[size(point)];
+        offer[1] = labels_[size(point)];
+        offer[2] = weights_ == nullptr ? 1 : weights_[point];
       }
-      weight_[size(from)] -= weight;
-      weight_[size(j)] = 1;
-      --count_[size(from)];
-      count_[size(j)] = 1;
+      const std::vector<double> offers = group_.gather(offer, 3);
+      std::size_t best = 0;  // of equals the lower rank, whose points come first
+      for (std::size_t at = 3; at < offers.size(); at += 3)
+        if (offers[at] > offers[best]) best = at;
+      if (offers[best] < 0) return;
+      const bool here = static_cast<std::int64_t>(best) == 3 * group_.rank();
+      const T* x = set_.points().data + (here ? point : 0) * set_.points().row_stride;
+      for (std::int64_t f = 0; f < d_; ++f) row[size(f)] = here ? static_cast<double>(x[f]) : 0;
+      group_.sum(row.data(), d_);
+      if (!here && point >= 0) {
+        order.push_back(point);
+        std::push_heap(order.begin(), order.end(), nearer);
+      }
+      const auto from = static_cast<std::int64_t>(offers[best + 1]);
+      const double weight = offers[best + 2];
+      for (std::int64_t f = 0; f < d_; ++f) {
+        all.sum(from)[f] -= weight * row[size(f)];
+        all.sum(j)[f] = row[size(f)];
+      }
+      all.weight(from) -= weight;
+      all.weight(j) = 1;
+      --all.count(from);
+      all.count(j) = 1;
       stale_ = true;  // the sums no longer are those of the labels
     }
   }
 
   // Centres from sums; a cluster without points keeps its own. Returns the sum of the squared distances they moved.
   double move_centers() {
+    Totals& all = totals();
     std::vector<double> shifts(size(k_));
     const std::int32_t* order = centroid_.empty() ? nullptr : centroid_.data();
     run_pieces(k_, kCenters, [&](std::int64_t begin, std::int64_t end, std::int64_t) {
       for (std::int64_t place = begin; place < end; ++place) {
         const std::int64_t j = order == nullptr ? place : order[place];
-        if (count_[size(j)] == 0) continue;
-        const double* sum = sums_.data() + j * d_;
-        double divisor = weight_[size(j)];
+        if (all.count(j) == 0) continue;
+        const double* sum = all.sum(j);
+        double divisor = all.weight(j);
         if (options_.spherical) divisor = std::sqrt(std::inner_product(sum, sum + d_, sum, 0.0));
         if (!(divisor > 0)) continue;
         for (std::int64_t f = 0; f < d_; ++f) {
@@ -327,6 +370,7 @@ class Lloyd {
     return std::accumulate(shifts.begin(), shifts.end(), 0.0);
   }
 
+  const Group& group_;
   std::int64_t n_, d_, k_;
   Options options_;
   const double* weights_;
@@ -336,8 +380,9 @@ class Lloyd {
   CentroidSet<T> centroids_;
   Workspace packed_;
   std::vector<std::int32_t> labels_, next_, members_;
-  std::vector<double> sums_, weight_;
-  std::vector<std::int64_t> count_, offsets_;
+  double n_all_;  // points of all ranks
+  Totals own_, all_;
+  std::vector<std::int64_t> offsets_;
   std::vector<std::int32_t> order_, label_at_;     // with bounds: the points by place, and their labels
   std::vector<std::int32_t> centroid_, place_of_;  // with bounds: the centres by place, and their places
   std::vector<T> upper_, lower_;
@@ -346,21 +391,21 @@ class Lloyd {
   bool stale_ = true, fresh_ = false;
 };
 
-std::tuple<Tensor, Tensor, Tensor, Tensor> neighbors_kmeans_cpu(const Tensor& x, const Tensor& init,
-                                                                const std::optional<Tensor>& weights_given,
-                                                                std::int64_t max_iter, double tol, bool spherical,
-                                                                bool relocate) {
+std::tuple<Tensor, Tensor, Tensor, Tensor> neighbors_kmeans_cpu(
+    const Tensor& x, const Tensor& init, const std::optional<Tensor>& weights_given, std::int64_t max_iter, double tol,
+    bool spherical, bool relocate, const std::optional<std::string>& group_name, std::int64_t rank) {
   check_points(kOp, x);
   const Element element = element_of(kOp, "x", x);
   if (init.dim() != 2 || init.size(1) != x.size(1))
     refuse(kOp, ": init must be [k, d] with d = ", x.size(1), " like x, got shape ", shape_text(init));
   check_centers(kOp, x, "init", init);
   const std::int64_t n = x.size(0), k = init.size(0);
-  if (k > n) refuse(kOp, ": init must have at most n = ", n, " rows like x, got ", k);
+  const Group group(group_name, rank, x);
+  if (k > n && group.alone()) refuse(kOp, ": init must have at most n = ", n, " rows like x, got ", k);
   if (max_iter < 1) refuse(kOp, ": max_iter must be positive, got ", max_iter);
   if (!(tol >= 0)) refuse(kOp, ": tol must be zero or positive, got ", tol);
   const ScalarType dtype = compute_dtype(element);
-  const PointWeights weights(kOp, x, weights_given);
+  const PointWeights weights(kOp, x, weights_given, &group);
   Tensor centers = torch::stable::new_empty(init, {k, x.size(1)}, dtype);
   Tensor labels = torch::stable::new_empty(x, {n}, ScalarType::Long);
   Tensor inertia = torch::stable::new_empty(x, {}, ScalarType::Double);
@@ -368,11 +413,16 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> neighbors_kmeans_cpu(const Tensor& x,
   const auto run = [&](auto zero) {
     using T = decltype(zero);
     const Tensor rows = readable(x, dtype);
-    const Means means = measure(kOp, "x", rows_of(rows, element_of(kOp, "x", rows)));
+    Means means = measure(kOp, "x", rows_of(rows, element_of(kOp, "x", rows)));
+    if (!group.alone()) {
+      const double share = static_cast<double>(n) / std::max(group.sum(static_cast<double>(n)), 1.0);
+      for (double& mean : means.mean) mean *= share;
+      group.sum(means.mean.data(), x.size(1));
+    }
     const double largest = measure(kOp, "init", rows_of(init, element_of(kOp, "init", init))).largest;
     torch::stable::copy_(centers, init);
     Lloyd<T> lloyd(rows, weights.data(), static_cast<T*>(centers.mutable_data_ptr()), k, means, largest,
-                   {max_iter, tol, spherical, relocate});
+                   {max_iter, tol, spherical, relocate}, group);
     *static_cast<std::int64_t*>(n_iter.mutable_data_ptr()) = lloyd.run();
     lloyd.copy_labels(static_cast<std::int64_t*>(labels.mutable_data_ptr()));
     *static_cast<double*>(inertia.mutable_data_ptr()) = lloyd.inertia();
@@ -386,7 +436,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> neighbors_kmeans_cpu(const Tensor& x,
 STABLE_TORCH_LIBRARY_FRAGMENT(gramian, m) {
   m.def(
       "neighbors_kmeans(Tensor x, Tensor init, Tensor? weights=None, int max_iter=100, float tol=0.0, "
-      "bool spherical=False, bool relocate=True) -> (Tensor, Tensor, Tensor, Tensor)");
+      "bool spherical=False, bool relocate=True, str? group=None, int rank=0) -> (Tensor, Tensor, Tensor, Tensor)");
 }
 STABLE_TORCH_LIBRARY_IMPL(gramian, CPU, m) { m.impl("neighbors_kmeans", TORCH_BOX(&neighbors_kmeans_cpu)); }
 

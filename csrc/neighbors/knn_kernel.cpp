@@ -168,7 +168,7 @@ __attribute__((noinline)) void push_hits(const KnnProblem<T>& p, const KnnTarget
   }
   for (col_hits &= mask; col_hits != 0; col_hits &= col_hits - 1) {
     const int l = __builtin_ctz(col_hits);
-    insert(p, lists.cols, t.col + l, product[l] - p.x.half_norm[i], i);
+    insert(*p.turned, lists.cols, t.col + l, product[l] - p.x.half_norm[i], i);
   }
 }
 
@@ -185,7 +185,7 @@ __attribute__((noinline)) void push_held_out(const KnnProblem<T>& p, const KnnTa
 template <class T>
 GRAMIAN_INLINE void push_tile(const KnnProblem<T>& p, const KnnTargets<T>& lists, const Tile<T>& t) {
   constexpr int kN = kLanes<T>, kCols = kTileCols<T>;
-  const bool symmetric = p.sweep == Sweep::symmetric;  // then a tile also serves the rows that its columns are
+  const bool both_sides = p.turned != nullptr;  // a tile also serves its columns
   const Vec<T> half_left = load(p.y.half_norm + t.col), half_right = load(p.y.half_norm + t.col + kN);
 #pragma GCC unroll 1
   for (int r = 0; r < t.rows; ++r) {
@@ -200,7 +200,7 @@ GRAMIAN_INLINE void push_tile(const KnnProblem<T>& p, const KnnTargets<T>& lists
       return at_least(left - half, load(of.threshold + t.col)) |
              (at_least(right - half, load(of.threshold + t.col + kN)) << kN);
     };
-    const std::uint32_t in_rows = row_hits(lists.rows), in_cols = symmetric ? col_hits(lists.cols) : 0;
+    const std::uint32_t in_rows = row_hits(lists.rows), in_cols = both_sides ? col_hits(lists.cols) : 0;
     if (__builtin_expect((in_rows | in_cols) != 0, 0)) push_hits(p, lists, t, r, in_rows, in_cols);
     if (p.train != nullptr) {
       const std::uint32_t out_rows = row_hits(lists.held_out), out_cols = col_hits(lists.held_out);

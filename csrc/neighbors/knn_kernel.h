@@ -12,6 +12,8 @@ template <class T>
 struct KnnProblem : Pairs<T> {
   std::int64_t k, capacity;
   const bool* train;  // [n] the rows that held-out ones may learn from, or null
+  const KnnProblem*
+      turned;  // the same pairs seen from y, if the columns of a tile have lists: in a symmetric sweep itself
 };
 
 // The candidates so far, a list a row.
@@ -23,7 +25,7 @@ struct KnnLists {
   T* threshold;          // [lists + 64, infinite past the end]: lower scores cannot be among the k nearest
 };
 
-// The lists that a tile feeds: those of its rows, in a symmetric sweep those of its columns (the same, unless what comes before
+// The lists that a tile feeds: those of its rows, those of its columns (in a symmetric sweep the same, unless what comes before
 // a row is kept apart from what comes after), and with `train` those of held-out rows (for others the threshold is infinite).
 template <class T>
 struct KnnTargets {

@@ -70,6 +70,7 @@ class Scan {
                  Sweep::full},
                 k,
                 y.rows,
+                nullptr,
                 nullptr};
   }
 
@@ -149,10 +150,39 @@ class Scan {
   KnnProblem<T> problem_;
 };
 
-// Lists beside those of all neighbours, for a symmetric sweep.
+// Lists beside those of the nearest rows of y.
 struct Lists {
-  bool past = false;            // those before a row by themselves
+  bool past = false;            // in a symmetric sweep: those before a row by themselves
   const bool* train = nullptr;  // [n] with `past`: for other rows, those among these
+  bool both_sides = false;      // in a full sweep: of the rows of y, those of x
+};
+
+// The candidates of the rows of one side, in one set or several.
+template <class T>
+struct ListSets {
+  std::int64_t rows = 0, capacity = 0;
+  std::vector<T> score, threshold;
+  std::vector<std::uint32_t> index;
+  std::vector<std::int32_t> count;
+
+  void allot(std::int64_t sets, std::int64_t rows_given, std::int64_t capacity_given) {
+    rows = rows_given, capacity = capacity_given;
+    const auto lists = static_cast<std::size_t>(sets * stride());
+    score.resize(lists * static_cast<std::size_t>(capacity));
+    index.resize(score.size());
+    count.assign(lists, 0);
+    threshold.assign(lists, -std::numeric_limits<T>::infinity());
+    for (std::int64_t set = 0; set < sets; ++set)
+      std::fill_n(threshold.begin() + set * stride() + rows, kPadding, std::numeric_limits<T>::infinity());
+  }
+
+  std::int64_t stride() const { return rows + kPadding; }  // lists from one set to the next
+
+  KnnLists<T> of(std::int64_t set) {
+    const std::int64_t first = set * stride();
+    return {score.data() + first * capacity, index.data() + first * capacity, count.data() + first,
+            threshold.data() + first};
+  }
 };
 
 template <class T>
@@ -161,7 +191,14 @@ class Search {
   Search(const Rows& x, const std::optional<Rows>& y, Metric metric, Sweep sweep, bool exclude_self, std::int64_t k,
          bool allow_bf16 = true, const Lists& keep = {})
       : keep_(keep), set_(kKnn, x, y, metric, sweep), x_rows_(x.rows), y_rows_(set_.pairs().y.rows.rows) {
-    problem_ = {set_.pairs(), k, (k + std::max<std::int64_t>(k, 16) + 15) / 16 * 16, keep.train};
+    problem_ = {set_.pairs(), k, (k + std::max<std::int64_t>(k, 16) + 15) / 16 * 16, keep.train, nullptr};
+    if (sweep == Sweep::symmetric) problem_.turned = &problem_;
+    if (keep.both_sides) {
+      turned_slack_ = set_.slack_of(set_.y_data(), set_.x_data());
+      turned_ = {set_.turned(), k, problem_.capacity, nullptr, nullptr};
+      turned_.slack = turned_slack_.data();
+      problem_.turned = &turned_;
+    }
     if constexpr (sizeof(T) == 4) {
       if (allow_bf16 && has_bf16_dot() && metric != Metric::chebyshev) consider_bf16(exclude_self);
     }
@@ -174,15 +211,21 @@ class Search {
 
   void run(T* distances, std::int64_t* indices) {
     sweep();
-    finish(0, parts_, distances, indices);
+    finish(problem_, lists_, 0, parts_, distances, indices);
   }
 
   // With Lists::past: the neighbours among all other rows, among those before, and with `train` of held-out rows among those.
+  // With Lists::both_sides: those of x in y, and those of y in x.
   void run(T* const* distances, std::int64_t* const* indices) {
     sweep();
-    finish(kAfter, 2, distances[0], indices[0]);
-    finish(kBefore, 1, distances[1], indices[1]);
-    if (keep_.train != nullptr) finish(kHeldOut, 1, distances[2], indices[2]);
+    if (keep_.both_sides) {
+      finish(problem_, lists_, 0, 1, distances[0], indices[0]);
+      finish(turned_, turned_lists_, 0, 1, distances[1], indices[1]);
+      return;
+    }
+    finish(problem_, lists_, kAfter, 2, distances[0], indices[0]);
+    finish(problem_, lists_, kBefore, 1, distances[1], indices[1]);
+    if (keep_.train != nullptr) finish(problem_, lists_, kHeldOut, 1, distances[2], indices[2]);
   }
 
  private:
@@ -193,29 +236,32 @@ class Search {
   void sweep() {
     const auto& kernel = knn_kernels<T>();
     const std::int64_t y_per_part = block_count(block_count(y_rows_, y_block_), parts_);
-    Schedule schedule(problem_.sweep, x_blocks_ * parts_, problem_.sweep == Sweep::full ? y_per_part : x_blocks_);
+    Schedule schedule(problem_.sweep, x_blocks_ * parts_, problem_.sweep == Sweep::full ? y_per_part : x_blocks_,
+                      keep_.both_sides);
     const std::int64_t workers = worker_count(schedule.size());
     const Workspace scratch(workers, kernel.scratch(x_block_, y_block_, problem_.x.rows.cols));
     run_sweep(schedule, workers, [&](const BlockPair& b, std::int64_t worker) {
       const std::int64_t part = b.i / x_blocks_;
       const std::int64_t i = b.i % x_blocks_ * x_block_, j = (part * y_per_part + b.j) * y_block_;
       if (j >= y_rows_) return;
-      KnnTargets<T> targets{lists(part), lists(part), {}};
-      if (keep_.past) targets = {lists(kAfter), lists(kBefore), lists(kHeldOut)};
+      KnnTargets<T> targets{lists_.of(part), lists_.of(part), {}};
+      if (keep_.past) targets = {lists_.of(kAfter), lists_.of(kBefore), lists_.of(kHeldOut)};
+      if (keep_.both_sides) targets.cols = turned_lists_.of(0);
       const auto block = bf16_ ? kernel.block_bf16 : kernel.block;
       block(problem_, targets, i, std::min(x_block_, x_rows_ - i), j, std::min(y_block_, y_rows_ - j),
             scratch.of(worker));
     });
   }
 
-  void finish(std::int64_t first, std::int64_t sets, T* distances, std::int64_t* indices) {
+  static void finish(const KnnProblem<T>& problem, ListSets<T>& lists, std::int64_t first, std::int64_t sets,
+                     T* distances, std::int64_t* indices) {
     const auto& kernel = knn_kernels<T>();
-    const std::int64_t workers = worker_count(block_count(x_rows_, kFinishRows));
-    const Workspace scratch(workers, kernel.finish_scratch(sets, problem_.capacity));
-    run_pieces(x_rows_, kFinishRows, [&](std::int64_t begin, std::int64_t end, std::int64_t worker) {
+    const std::int64_t workers = worker_count(block_count(lists.rows, kFinishRows));
+    const Workspace scratch(workers, kernel.finish_scratch(sets, problem.capacity));
+    run_pieces(lists.rows, kFinishRows, [&](std::int64_t begin, std::int64_t end, std::int64_t worker) {
       for (std::int64_t i = begin; i < end; ++i)
-        kernel.finish(problem_, lists(first), i, sets, list_stride(), scratch.of(worker), distances + i * problem_.k,
-                      indices + i * problem_.k);
+        kernel.finish(problem, lists.of(first), i, sets, lists.stride(), scratch.of(worker), distances + i * problem.k,
+                      indices + i * problem.k);
     });
   }
 
@@ -232,11 +278,14 @@ class Search {
     rounding_norms(x, lost_x);
     if (!set_.self()) rounding_norms(y, lost_y = std::vector<double>(static_cast<std::size_t>(y_rows_)));
     const std::vector<double>& lost = set_.self() ? lost_x : lost_y;
-    const double most_lost = *std::max_element(lost.begin(), lost.end());
-    std::vector<T> slack = set_.slack();
-    for (std::size_t i = 0; i < slack.size(); ++i)
-      slack[i] += static_cast<T>(
-          1.001 * (lost_x[i] * set_.y_data().largest_norm + (set_.x_data().norm[i] + lost_x[i]) * most_lost));
+    const auto widened = [](std::vector<T> slack, const SideData<T>& a, const std::vector<double>& lost_a,
+                            const SideData<T>& b, const std::vector<double>& lost_b) {
+      const double most_lost = *std::max_element(lost_b.begin(), lost_b.end());
+      for (std::size_t i = 0; i < slack.size(); ++i)
+        slack[i] += static_cast<T>(1.001 * (lost_a[i] * b.largest_norm + (a.norm[i] + lost_a[i]) * most_lost));
+      return slack;
+    };
+    std::vector<T> slack = widened(set_.slack(), set_.x_data(), lost_x, set_.y_data(), lost);
     const std::int64_t step = x_rows_ / kSample;
     Rows sample = x.rows;
     sample.rows = kSample;
@@ -257,6 +306,11 @@ class Search {
     slack_ = std::move(slack);
     problem_.slack = slack_.data();
     problem_.capacity = (2 * problem_.k + 32 + 15) / 16 * 16;
+    if (keep_.both_sides) {
+      turned_slack_ = widened(std::move(turned_slack_), set_.y_data(), lost, set_.x_data(), lost_x);
+      turned_.slack = turned_slack_.data();
+      turned_.capacity = problem_.capacity;
+    }
   }
 
   void rounding_norms(const Side<T>& side, std::vector<double>& norm) {
@@ -279,52 +333,41 @@ class Search {
   // Blocks, and the lists. A few queries against many rows would keep few workers busy, as a block owns its rows of x:
   // then the rows of y are dealt out to several sets of lists, joined at the end.
   void plan() {
-    y_block_ = block_rows(y_rows_, 4 * worker_count(y_rows_));  // in a symmetric sweep each worker owns two
-    x_block_ = set_.self() ? y_block_ : block_rows(x_rows_, 1);
+    y_block_ =
+        block_rows(y_rows_, 4 * worker_count(y_rows_));  // where a block owns both its sides, each worker owns two
+    x_block_ = set_.self()        ? y_block_
+               : keep_.both_sides ? block_rows(x_rows_, 4 * worker_count(x_rows_))
+                                  : block_rows(x_rows_, 1);
     x_blocks_ = block_count(x_rows_, x_block_);
-    if (!set_.self() && x_blocks_ > 0)
+    if (!set_.self() && !keep_.both_sides && x_blocks_ > 0)
       parts_ = std::clamp<std::int64_t>(kFewestTasks / x_blocks_, 1,
                                         std::max<std::int64_t>(block_count(y_rows_, y_block_), 1));
-    const std::int64_t sets = keep_.past ? kHeldOut + 1 : parts_;
-    const auto lists = static_cast<std::size_t>(sets * list_stride());
-    score_.resize(lists * static_cast<std::size_t>(problem_.capacity));
-    index_.resize(score_.size());
-    count_.assign(lists, 0);
-    threshold_.assign(lists, -std::numeric_limits<T>::infinity());
-    constexpr T kNever = std::numeric_limits<T>::infinity();
-    for (std::int64_t set = 0; set < sets; ++set)
-      std::fill_n(threshold_.begin() + set * list_stride() + x_rows_, kPadding, kNever);
-    if (keep_.train != nullptr)
+    lists_.allot(keep_.past ? kHeldOut + 1 : parts_, x_rows_, problem_.capacity);
+    if (keep_.both_sides) turned_lists_.allot(1, y_rows_, turned_.capacity);
+    if (keep_.train != nullptr) {
+      T* const threshold = lists_.of(kHeldOut).threshold;
       for (std::int64_t i = 0; i < x_rows_; ++i)
-        if (keep_.train[i]) threshold_[static_cast<std::size_t>(kHeldOut * list_stride() + i)] = kNever;
-  }
-
-  std::int64_t list_stride() const { return x_rows_ + kPadding; }
-
-  KnnLists<T> lists(std::int64_t part) {
-    const std::int64_t first = part * list_stride();
-    return {score_.data() + first * problem_.capacity, index_.data() + first * problem_.capacity, count_.data() + first,
-            threshold_.data() + first};
+        if (keep_.train[i]) threshold[i] = std::numeric_limits<T>::infinity();
+    }
   }
 
   void seed_with_itself(std::size_t i) {
     const auto at = i * static_cast<std::size_t>(problem_.capacity);
     const double norm = set_.x_data().norm[i];
-    score_[at] = problem_.metric == Metric::ip       ? static_cast<T>(norm * norm)
-                 : problem_.metric == Metric::cosine ? static_cast<T>(set_.x_data().scale[i] > 0 ? 1 : 0)
-                                                     : set_.x_data().half_norm[i];
-    index_[at] = static_cast<std::uint32_t>(i);
-    count_[i] = 1;
+    lists_.score[at] = problem_.metric == Metric::ip       ? static_cast<T>(norm * norm)
+                       : problem_.metric == Metric::cosine ? static_cast<T>(set_.x_data().scale[i] > 0 ? 1 : 0)
+                                                           : set_.x_data().half_norm[i];
+    lists_.index[at] = static_cast<std::uint32_t>(i);
+    lists_.count[i] = 1;
   }
 
   Lists keep_;
   PairSet<T> set_;
   bool bf16_ = false;
   std::int64_t x_rows_, y_rows_, x_block_ = 0, y_block_ = 0, x_blocks_ = 0, parts_ = 1;
-  std::vector<T> slack_, score_, threshold_;
-  std::vector<std::uint32_t> index_;
-  std::vector<std::int32_t> count_;
-  KnnProblem<T> problem_;
+  std::vector<T> slack_, turned_slack_;
+  ListSets<T> lists_, turned_lists_;  // of x, of y
+  KnnProblem<T> problem_, turned_;
 };
 
 }  // namespace gramian

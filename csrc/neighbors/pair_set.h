@@ -71,13 +71,9 @@ class PairSet {
     x_data_.emplace(op, "x", x, metric, shift, unit);
     if (y_given) y_data_.emplace(op, "y", y, metric, shift, unit);
 
-    // |score - exact score| <= (0.3 d + 8) eps/2 (|x_i| + max |y|)^2: d roundings of the product, and a few of packing,
-    // norms and the result, each against |x||y| <= (|x| + |y|)^2 / 4. Chebyshev scores are exact, and all norms zero.
-    const double rounding = (0.3 * static_cast<double>(x.cols) + 8) * std::numeric_limits<T>::epsilon() / 2;
-    slack_.resize(x_data_->norm.size());
-    for (std::size_t i = 0; i < slack_.size(); ++i)
-      slack_[i] = static_cast<T>(rounding * std::pow(x_data_->norm[i] + y_data().largest_norm, 2));
-    pairs_ = {side(x, *x_data_), side(y, y_data()), shift, unit, slack_.data(), metric, sweep};
+    pairs_ = {side(x, *x_data_), side(y, y_data()), shift, unit, nullptr, metric, sweep};
+    slack_ = slack_of(*x_data_, y_data());
+    pairs_.slack = slack_.data();
   }
   PairSet(const PairSet&) = delete;
   PairSet& operator=(const PairSet&) = delete;
@@ -87,6 +83,21 @@ class PairSet {
   const SideData<T>& y_data() const { return y_data_ ? *y_data_ : *x_data_; }
   bool self() const { return !y_data_; }
   const std::vector<T>& slack() const { return slack_; }
+
+  // The same pairs seen from y, without a slack.
+  Pairs<T> turned() const {
+    return {pairs_.y, pairs_.x, pairs_.shift, pairs_.unit, nullptr, pairs_.metric, pairs_.sweep};
+  }
+  // |score - exact score| <= (0.3 d + 8) eps/2 (|x_i| + max |y|)^2: d roundings of the product, and a few of packing,
+  // norms and the result, each against |x||y| <= (|x| + |y|)^2 / 4. Chebyshev scores are exact, and all norms zero.
+  std::vector<T> slack_of(const SideData<T>& x, const SideData<T>& y) const {
+    const double d = static_cast<double>(pairs_.x.rows.cols);
+    const double rounding = (0.3 * d + 8) * std::numeric_limits<T>::epsilon() / 2;
+    std::vector<T> slack(x.norm.size());
+    for (std::size_t i = 0; i < slack.size(); ++i)
+      slack[i] = static_cast<T>(rounding * std::pow(x.norm[i] + y.largest_norm, 2));
+    return slack;
+  }
 
  private:
   static Side<T> side(const Rows& rows, const SideData<T>& data) {

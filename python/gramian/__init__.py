@@ -15,6 +15,7 @@ from . import _cuda as _cuda  # loads the CUDA kernels
 from . import (
     adversarial,
     attention,
+    distributed,
     dynamics,
     engine,
     ensemble,
@@ -34,6 +35,7 @@ __all__ = [
     "__version__",
     "adversarial",
     "attention",
+    "distributed",
     "dynamics",
     "engine",
     "ensemble",

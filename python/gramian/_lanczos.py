@@ -35,29 +35,36 @@ def lanczos(
     device: torch.device,
     generator: torch.Generator | None,
     progress: bool,
+    part: slice = slice(None),
+    total: Callable[[Tensor], Tensor] = lambda values: values,
 ) -> Eigenpairs:
     """Lanczos' method, every vector made orthogonal to all before it, twice, in float64.
 
-    ``multiply`` maps float64 ``[size]`` to float64 with relative rounding ``eps``; ``most`` limits its calls, at least ``k``.
+    ``multiply`` maps float64 ``[size]`` to float64 with relative rounding ``eps``; ``most`` limits its calls, at least ``k``. Where
+    vectors are spread over processes, each holds its ``part`` of them, and ``total`` adds up what the parts give.
     """
 
-    def fresh(basis: Tensor) -> Tensor:
-        q: Tensor = torch.randn(size, generator=generator, dtype=torch.float64).to(device)
-        for _ in range(2):
-            q = q - basis @ (basis.mT @ q)
-        return q.div(q.norm())
+    def norm(q: Tensor) -> Tensor:
+        return total(q @ q).sqrt()
 
-    basis = torch.zeros(size, most, dtype=torch.float64, device=device)
+    def fresh(basis: Tensor) -> Tensor:
+        q: Tensor = torch.randn(size, generator=generator, dtype=torch.float64)[part].to(device)
+        for _ in range(2):
+            q = q - basis @ total(basis.mT @ q)
+        return q.div(norm(q))
+
+    own = len(range(size)[part])
+    basis = torch.zeros(own, most, dtype=torch.float64, device=device)
     tridiagonal = torch.zeros(most, most, dtype=torch.float64, device=device)
     basis[:, 0] = fresh(basis[:, :0])
     for step in progress_bar(range(most), "products", shown=progress):
         product = multiply(basis[:, step])
-        scale = product.norm()
-        tridiagonal[step, step] = basis[:, step] @ product
+        scale = norm(product)
+        tridiagonal[step, step] = total(basis[:, step] @ product)
         seen = basis[:, : step + 1]
         for _ in range(2):
-            product = product - seen @ (seen.mT @ product)
-        beyond = product.norm()
+            product = product - seen @ total(seen.mT @ product)
+        beyond = norm(product)
         done = step + 1
         if done >= k and (done % 4 == 0 or done == most or beyond <= eps * scale):
             values, modes = torch.linalg.eigh(tridiagonal[:done, :done])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -65,12 +65,21 @@ class _Operator:
 
     def __call__(self, v: Tensor) -> Tensor:
         """Return ``K v`` for ``[n, c]``."""
+        return self.push(self.pull(v))
+
+    def pull(self, v: Tensor) -> dict[str, Tensor]:
+        """Return ``Jᵀ v``, by parameter."""
         gradient = {name: torch.zeros_like(p) for name, p in self.weights.items()}
         with differentiable():
             for block, part in zip(self.blocks, torch.split(v, [len(b) for b in self.blocks]), strict=True):
                 pull = torch.func.vjp(self._function(block), self.weights)[1]
                 for name, g in pull(part)[0].items():
                     gradient[name] += g
+        return gradient
+
+    def push(self, gradient: dict[str, Tensor]) -> Tensor:
+        """Return ``J g``, ``[n, c]``."""
+        with differentiable():
             products = [torch.func.jvp(self._function(b), (self.weights,), (gradient,))[1] for b in self.blocks]
         return torch.cat(products)
 
@@ -339,8 +348,6 @@ def streamed_label_alignment(
         >>> round(streamed_label_alignment(torch.nn.Linear(2, 1), x, labels).item(), 6)
         1.0
     """
-    from .ntk import empirical_ntk
-
     op = "streamed_label_alignment"
     n = len(x)
     if labels.shape != (n,) or labels.is_floating_point() or labels.is_complex():
@@ -350,24 +357,68 @@ def streamed_label_alignment(
     size = _BLOCK if block_size is None else block_size
     if size < 1:
         raise ValueError(f"{op}: block_size must be at least 1, got {block_size}")
-    rows = torch.zeros(n, dtype=torch.float64, device=labels.device)
-    square = product = torch.zeros((), dtype=torch.float64, device=labels.device)
-    for i in progress_bar(range(0, n, size), "alignment", shown=progress):
-        for j in range(i, n, size):
-            left, right = x[i : i + size], x[j : j + size]
-            block = empirical_ntk(model, left, None if i == j else right, outputs="trace", params=params).double()
-            block = block.to(labels.device)
-            same = labels[i : i + size, None] == labels[j : j + size]
-            twice = 1 if i == j else 2
-            square = square + twice * block.square().sum()
-            product = product + twice * (block * same).sum()
-            rows[i : i + size] += block.sum(1)
-            if i != j:
-                rows[j : j + size] += block.sum(0)
+    sums = KernelSums.of(model, x, labels, None, params, size, progress=progress)
     counts = torch.bincount(labels - labels.min()).double()
-    label_rows, label_square = counts[labels - labels.min()], counts.square().sum()
+    return aligned(sums, counts[labels - labels.min()], n, centered=centered)
+
+
+class KernelSums(NamedTuple):
+    """Of a block of a trace kernel: sums of its squares, of its entries of equal labels, and over each of its two axes."""
+
+    square: Tensor
+    product: Tensor
+    over_cols: Tensor
+    over_rows: Tensor
+
+    @staticmethod
+    def of(
+        model: nn.Module,
+        x: Tensor,
+        labels: Tensor,
+        other: tuple[Tensor, Tensor] | None,
+        params: Sequence[str] | None,
+        size: int,
+        *,
+        progress: bool = False,
+    ) -> KernelSums:
+        """Sum up the kernel of ``x`` with other samples and their labels, or with itself, a piece at a time."""
+        from .ntk import empirical_ntk
+
+        y, y_labels = (x, labels) if other is None else other
+        over_cols, over_rows = (torch.zeros(len(t), dtype=torch.float64, device=labels.device) for t in (x, y))
+        square = product = torch.zeros((), dtype=torch.float64, device=labels.device)
+        for i in progress_bar(range(0, len(x), size), "alignment", shown=progress):
+            for j in range(i if other is None else 0, len(y), size):
+                alone = other is None and i == j
+                right = None if alone else y[j : j + size]
+                block = empirical_ntk(model, x[i : i + size], right, outputs="trace", params=params).double()
+                block = block.to(labels.device)
+                twice = 2 if other is None and not alone else 1
+                square = square + twice * block.square().sum()
+                product = product + twice * (block * (labels[i : i + size, None] == y_labels[j : j + size])).sum()
+                over_cols[i : i + size] += block.sum(1)
+                if not alone:
+                    (over_cols if other is None else over_rows)[j : j + size] += block.sum(0)
+        return KernelSums(square, product, over_cols, over_rows)
+
+
+def aligned(
+    sums: KernelSums,
+    label_rows: Tensor,
+    n: int,
+    *,
+    centered: bool,
+    total: Callable[[Tensor], Tensor] = lambda values: values,
+) -> Tensor:
+    """Alignment of a kernel and the labels' from sums over their entries and rows; ``total`` adds those of several processes."""
+    rows = sums.over_cols
+    parts = [sums.square, sums.product, rows.square().sum(), rows.sum(), rows @ label_rows]
+    parts += [label_rows.square().sum(), label_rows.sum()]
+    square, product, rows_square, rows_sum, rows_product, label_rows_square, label_sum = total(torch.stack(parts))
+    label_square = label_sum  # entries are 0 or 1
     if centered:
-        square = square - 2 / n * rows.square().sum() + (rows.sum() / n) ** 2
-        product = product - 2 / n * rows @ label_rows + rows.sum() * label_rows.sum() / n**2
-        label_square = label_square - 2 / n * label_rows.square().sum() + (label_rows.sum() / n) ** 2
-    return product / (square * label_square).sqrt()
+        square = square - 2 / n * rows_square + (rows_sum / n) ** 2
+        product = product - 2 / n * rows_product + rows_sum * label_sum / n**2
+        label_square = label_square - 2 / n * label_rows_square + (label_sum / n) ** 2
+    result: Tensor = product / (square * label_square).sqrt()
+    return result

@@ -12,8 +12,9 @@ using namespace gramian;
 
 namespace {
 
-void run(Sweep sweep, std::int64_t rows, std::int64_t cols, int workers) {
-  Schedule schedule(sweep, rows, cols);
+void run(Sweep sweep, std::int64_t rows, std::int64_t cols, int workers, bool both_sides = false) {
+  Schedule schedule(sweep, rows, cols, both_sides);
+  std::vector<std::int64_t> owned_cols(static_cast<std::size_t>(cols));
   std::vector<std::int64_t> owned(static_cast<std::size_t>(rows));  // plain: a race here is what TSan looks for
   std::vector<std::vector<BlockPair>> seen(static_cast<std::size_t>(workers));
   std::vector<std::thread> threads;
@@ -22,6 +23,7 @@ void run(Sweep sweep, std::int64_t rows, std::int64_t cols, int workers) {
       for (BlockPair block{}; schedule.next(block); schedule.done(block)) {
         ++owned[static_cast<std::size_t>(block.i)];
         if (sweep == Sweep::symmetric) ++owned[static_cast<std::size_t>(block.j)];
+        if (both_sides) ++owned_cols[static_cast<std::size_t>(block.j)];
         seen[static_cast<std::size_t>(w)].push_back(block);
       }
     });
@@ -48,6 +50,7 @@ int main() {
   for (const int workers : {1, 2, 5})
     for (const std::int64_t rows : {1, 2, 3, 8, 31}) {
       run(Sweep::full, rows, 7, workers);
+      run(Sweep::full, rows, 7, workers, true);
       run(Sweep::symmetric, rows, rows, workers);
       run(Sweep::causal, rows, rows, workers);
     }

@@ -14,7 +14,7 @@ from ._clid import (
 )
 from ._dimension import Dimension, levina_bickel, twonn
 from ._kmeans import Assignment, Clustering, assign, kmeans, kmeans_plus_plus
-from ._knn import KnnPass, Neighbors, count_within, knn, knn_chunks, knn_pass
+from ._knn import KnnBoth, KnnPass, Neighbors, count_within, knn, knn_both, knn_chunks, knn_pass
 from ._minibatch import BatchUpdate, kmeans_batch
 
 __all__ = [
@@ -24,6 +24,7 @@ __all__ = [
     "Clustering",
     "Correlations",
     "Dimension",
+    "KnnBoth",
     "KnnPass",
     "Learnability",
     "Neighbors",
@@ -38,6 +39,7 @@ __all__ = [
     "kmeans_batch",
     "kmeans_plus_plus",
     "knn",
+    "knn_both",
     "knn_chunks",
     "knn_pass",
     "levina_bickel",

@@ -301,6 +301,11 @@ def clid(
             rows, n_clusters=n_clusters, k=k, metric="euclidean", protocol=protocol, generator=generator
         )
         found.append([learnability.value, twonn(rows).value.item()])
+    return joined(names, found, weights)
+
+
+def joined(names: tuple[str, ...], found: list[list[float]], weights: tuple[float, float]) -> Clid:
+    """Join the learnability and the dimension of each representation to its score."""
     columns = torch.tensor(found, dtype=torch.float64).unbind(1)
     terms = [_standardize(column, name) for column, name in zip(columns, ("learnability", "dimension"), strict=True)]
     return Clid(names, columns[0], columns[1], weights[0] * terms[0] + weights[1] * terms[1])

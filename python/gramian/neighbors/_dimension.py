@@ -88,6 +88,12 @@ def twonn_from(x: Tensor, found: Neighbors) -> Tensor:
     return _twonn(x, found, "linear", 0.1, "merge", 0).value
 
 
+def twonn_of_ratios(ratios: Tensor) -> Tensor:
+    """Return the dimension for the ratios of the two nearest distances, in any order."""
+    value = _linear(ratios.log(), 0.1) if len(ratios) > 2 else ratios.new_full((), torch.nan)
+    return value if bool(value.isfinite()) else _undefined("twonn", ratios, 4)
+
+
 def _twonn(
     x: Tensor, found: Neighbors | None, estimator: str, discard: float, duplicates: str, neighborhood: int
 ) -> Dimension:

@@ -1,0 +1,55 @@
+// Sums over the ranks of a process group, by an op that gramian.distributed registers over torch.distributed.
+#pragma once
+#include <algorithm>
+#include <array>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "core/tensor.h"
+
+namespace gramian {
+
+class Group {
+ public:
+  // No name: this process alone. New tensors are made like `like`.
+  Group(const std::optional<std::string>& name, std::int64_t rank, const Tensor& like)
+      : name_(name), rank_(name ? rank : 0), like_(like) {}
+
+  bool alone() const { return !name_.has_value(); }
+  std::int64_t rank() const { return rank_; }
+
+  // values[0, count) become sums over the ranks, added in their order: the same bits on every rank.
+  void sum(double* values, std::int64_t count) const {
+    if (alone() || count == 0) return;
+    const Tensor total = call("gramian_distributed::sum", values, count);
+    std::copy_n(static_cast<const double*>(total.const_data_ptr()), count, values);
+  }
+  double sum(double value) const {
+    sum(&value, 1);
+    return value;
+  }
+
+  // The values of all ranks, one rank after the other: [ranks, count].
+  std::vector<double> gather(const double* values, std::int64_t count) const {
+    if (alone()) return {values, values + count};
+    const Tensor all = call("gramian_distributed::gather", values, count);
+    const auto* data = static_cast<const double*>(all.const_data_ptr());
+    return {data, data + all.numel()};
+  }
+
+ private:
+  Tensor call(const char* op, const double* values, std::int64_t count) const {
+    Tensor given = torch::stable::new_empty(like_, {count}, ScalarType::Double);
+    std::copy_n(values, count, static_cast<double*>(given.mutable_data_ptr()));
+    std::array<StableIValue, 2> stack{torch::stable::detail::from(given), torch::stable::detail::from(*name_)};
+    STABLE_TORCH_ERROR_CODE_CHECK(torch_call_dispatcher(op, "", stack.data(), TORCH_ABI_VERSION));
+    return torch::stable::detail::to<Tensor>(stack[0]);
+  }
+
+  std::optional<std::string> name_;
+  std::int64_t rank_;
+  Tensor like_;
+};
+
+}  // namespace gramian

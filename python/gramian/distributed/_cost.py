@@ -1,0 +1,277 @@
+"""What a call takes on many ranks: time, bytes on the wire and memory, as pure functions of sizes and rates."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NamedTuple
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+__all__ = ["LINKS", "Cost", "Link", "kmeans_cost", "knn_cost", "most_ranks", "ntk_cost"]
+
+
+class Link(NamedTuple):
+    """What connects two ranks: bytes a second in each direction, and seconds before the first byte arrives."""
+
+    rate: float
+    latency: float
+
+
+# Nominal rates; the latencies are those of a message over TCP, over RDMA, and between two GPUs of a machine.
+LINKS = {
+    "1 Gb/s": Link(0.125e9, 50e-6),
+    "10 Gb/s": Link(1.25e9, 30e-6),
+    "100 Gb/s": Link(12.5e9, 5e-6),
+    "NVLink": Link(450e9, 2e-6),
+}
+
+
+class Cost(NamedTuple):
+    """What the slowest rank takes.
+
+    Attributes:
+        seconds: from begin to end, with what is sent while it computes.
+        compute: seconds of arithmetic.
+        communication: seconds of the link, if nothing were done meanwhile.
+        sent: bytes that it sends.
+        memory: bytes of its rows, what it receives, and its results.
+    """
+
+    seconds: float
+    compute: float
+    communication: float
+    sent: float
+    memory: float
+
+
+def _ring(
+    rows: float,
+    ranks: int,
+    pair_flops: float,
+    row_bytes: float,
+    back: Callable[[float, float], float],
+    rate: float,
+    link: Link,
+) -> tuple[float, float, float, float]:
+    """Seconds, compute, communication and bytes of a symmetric ring of equal shards.
+
+    Each shard meets itself, at half price, then half of the others. While it computes, the next shard is on its way; ``back`` says
+    how many bytes of results go home after a meeting of so many own rows with so many of another.
+    """
+    own = rows / ranks
+    compute = own * own / 2 * pair_flops / rate
+    hop = link.latency + own * row_bytes / link.rate
+    seconds, communication, sent = compute, 0.0, 0.0
+    meetings = ranks // 2
+    previous = 0.0
+    for step in range(1, meetings + 1):
+        mine = own / 2 if 2 * step == ranks else own  # opposite ranks share their meeting
+        work = mine * own * pair_flops / rate
+        home = link.latency + back(mine, own) / link.rate
+        arrival = hop if step == 1 else max(0.0, hop - previous)
+        waited = max(0.0, arrival - compute) if step == 1 else arrival
+        seconds += waited + work + home
+        previous = work + home
+        compute += work
+        communication += hop + home
+        sent += own * row_bytes + back(mine, own)
+    return seconds, compute, communication, sent
+
+
+def knn_cost(
+    rows: float,
+    d: int,
+    k: int,
+    ranks: int,
+    *,
+    link: Link,
+    rate: float,
+    number_bytes: int = 4,
+) -> Cost:
+    """Cost of `knn` of rows among themselves on so many ranks with equal shards.
+
+    Args:
+        rows: of all ranks.
+        d: features.
+        k: neighbours.
+        ranks: how many.
+        link: between any two.
+        rate: flops a second that a rank does; of one rank ``rows² d / seconds``, measured, is the best to take.
+        number_bytes: of a feature.
+
+    Returns:
+        `Cost`, in seconds and bytes.
+
+    Raises:
+        Nothing: any sizes have a cost.
+
+    Cost:
+        Half as many steps as ranks.
+
+    Accuracy:
+        A model: equal ranks, a link that nobody shares, no time for merging lists. docs/how-it-works/distributed.md compares it with what was
+        measured.
+
+    A pure function of its arguments.
+
+    References:
+        Section "cost model" of docs/how-it-works/distributed.md.
+
+    Example:
+        >>> one, two = (knn_cost(50_000, 128, 10, ranks, link=LINKS["10 Gb/s"], rate=1e11) for ranks in (1, 2))
+        >>> round(one.seconds / two.seconds, 2), two.sent / 1e6
+        (1.99, 15.8)
+    """
+    pair, list_bytes = 2.0 * d, k * (number_bytes + 8.0)
+    own = rows / ranks
+    seconds, compute, communication, sent = _ring(
+        rows, ranks, pair, d * number_bytes, lambda _, theirs: theirs * list_bytes, rate, link
+    )
+    shards = min(3, ranks)
+    return Cost(seconds, compute, communication, sent, own * (shards * d * number_bytes + 3 * list_bytes))
+
+
+def ntk_cost(
+    rows: float,
+    sample_bytes: float,
+    outputs: int,
+    ranks: int,
+    *,
+    pair_flops: float,
+    link: Link,
+    rate: float,
+    number_bytes: int = 4,
+) -> Cost:
+    """Cost of `empirical_ntk` of samples on so many ranks with equal shards.
+
+    Args:
+        rows: samples of all ranks.
+        sample_bytes: of one input.
+        outputs: of the kernel, C: 1 for ``"trace"``, ``"sum"`` and one output.
+        ranks: how many.
+        link: between any two.
+        rate: flops a second that a rank does.
+        pair_flops: of one pair of samples; `gramian.ntk.layer_cost` of each layer over ``rows²``, added up.
+        number_bytes: of an entry of the kernel.
+
+    Returns:
+        `Cost`, in seconds and bytes.
+
+    Raises:
+        Nothing: any sizes have a cost.
+
+    Cost:
+        Half as many steps as ranks.
+
+    Accuracy:
+        A model, as `knn_cost`; factors of samples are made again for each block, which is not counted.
+
+    A pure function of its arguments.
+
+    References:
+        Section "cost model" of docs/how-it-works/distributed.md.
+
+    Example:
+        >>> cost = ntk_cost(50_000, 3072, 1, 64, pair_flops=1e6, link=LINKS["10 Gb/s"], rate=1e12)
+        >>> cost.communication < cost.compute
+        True
+    """
+    entry = float(outputs * outputs * number_bytes)
+    own = rows / ranks
+    seconds, compute, communication, sent = _ring(
+        rows, ranks, pair_flops, sample_bytes, lambda mine, theirs: mine * theirs * entry, rate, link
+    )
+    blocks = 2 if ranks > 1 else 1
+    memory = own * (min(3, ranks) * sample_bytes + rows * entry + blocks * own * entry)
+    return Cost(seconds, compute, communication, sent, memory)
+
+
+def kmeans_cost(
+    rows: float,
+    d: int,
+    n_clusters: int,
+    rounds: int,
+    ranks: int,
+    *,
+    link: Link,
+    rate: float,
+    number_bytes: int = 4,
+) -> Cost:
+    """Cost of rounds of `kmeans` on so many ranks with equal shards.
+
+    Args:
+        rows: points of all ranks.
+        d: features.
+        n_clusters: centres.
+        rounds: of assignment.
+        ranks: how many.
+        link: between any two.
+        rate: flops a second that a rank does, where a round counts ``2 n k d``; bounds make it higher than the processor's.
+        number_bytes: of a feature.
+
+    Returns:
+        `Cost`, in seconds and bytes.
+
+    Raises:
+        Nothing: any sizes have a cost.
+
+    Cost:
+        Constant.
+
+    Accuracy:
+        A model, as `knn_cost`; without the start.
+
+    A pure function of its arguments.
+
+    References:
+        Section "cost model" of docs/how-it-works/distributed.md.
+
+    Example:
+        >>> cost = kmeans_cost(1e6, 512, 1000, 50, 64, link=LINKS["10 Gb/s"], rate=1e11)
+        >>> round(cost.communication / cost.compute, 1)
+        2.2
+    """
+    own = rows / ranks
+    compute = rounds * 2.0 * own * n_clusters * d / rate
+    numbers = n_clusters * (d + 2) * 8.0  # sums, weights and counts, in float64
+    others = ranks - 1
+    # Two sums a round, of the points that moved and of these: parts to everyone, sums to everyone.
+    each = 2 * others * link.latency, 2 * (others * link.latency + numbers * others / ranks / link.rate)
+    communication = rounds * sum(each)
+    sent = rounds * 2 * (numbers + 8.0) * others / ranks
+    memory = own * (2 * d * number_bytes + 16) + n_clusters * d * (3 * number_bytes + 32.0)
+    return Cost(compute + communication, compute, communication, sent, memory)
+
+
+def most_ranks(cost: Callable[[int], Cost], limit: int = 1024) -> int:
+    """Return the largest power of two of ranks at which communication takes no longer than the arithmetic.
+
+    Args:
+        cost: from ranks to their `Cost`, such as ``lambda ranks: knn_cost(1e6, 512, 10, ranks, link=link, rate=rate)``.
+        limit: ranks to go up to.
+
+    Returns:
+        The number of ranks; 1 if two are too many already.
+
+    Raises:
+        Nothing.
+
+    Cost:
+        One call for each power of two.
+
+    Accuracy:
+        That of the model.
+
+    A pure function of its arguments.
+
+    References:
+        Section "cost model" of docs/how-it-works/distributed.md.
+
+    Example:
+        >>> [most_ranks(lambda r: knn_cost(1e6, 512, 10, r, link=link, rate=1e11)) for link in LINKS.values()]
+        [16, 256, 1024, 1024]
+    """
+    ranks = 1
+    while 2 * ranks <= limit and cost(2 * ranks).communication <= cost(2 * ranks).compute:
+        ranks *= 2
+    return ranks

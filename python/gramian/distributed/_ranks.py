@@ -1,0 +1,267 @@
+"""The ranks of a process group: what they must agree on, how they exchange shards, how their sums are added."""
+
+from __future__ import annotations
+
+import hashlib
+import sys
+from collections import Counter
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from torch.distributed.tensor import DTensor
+
+__all__ = ["Meeting", "RankError", "Ranks", "Rows", "digest", "rows_of"]
+
+
+class RankError(RuntimeError):
+    """A rank stopped answering: it died, it raised, or it waited for longer than its group's timeout."""
+
+
+class Rows(NamedTuple):
+    """A rank's rows of a sharded tensor, and how to give it a result that is sharded the same way."""
+
+    local: Tensor
+    group: dist.ProcessGroup | None
+    like: DTensor | None
+
+    def wrap(self, result: Tensor) -> Tensor:
+        """Return a tensor whose first axis is that of the rows: as it is, or as the DTensor that the rows were."""
+        if self.like is None:
+            return result
+        from torch.distributed.tensor import DTensor, Shard
+
+        shape = torch.Size((self.like.shape[0], *result.shape[1:]))
+        stride = torch.empty(shape, device="meta").stride()
+        return DTensor.from_local(
+            result, self.like.device_mesh, [Shard(0)], run_check=False, shape=shape, stride=stride
+        )
+
+
+def rows_of(op: str, name: str, x: Tensor, group: dist.ProcessGroup | None) -> Rows:
+    """Take a tensor as the rows of this rank, or a DTensor apart."""
+    dtensor = sys.modules.get("torch.distributed.tensor")  # slow to import; without it there are none
+    if dtensor is None or not isinstance(x, dtensor.DTensor):
+        return Rows(x.detach(), group, None)
+    if x.device_mesh.ndim != 1 or tuple(x.placements) != (dtensor.Shard(0),):
+        raise ValueError(f"{op}: {name} must be sharded by rows on a mesh of one axis, got {x.placements}")
+    return Rows(x.to_local().detach(), x.device_mesh.get_group() if group is None else group, x)
+
+
+def digest(*tensors: Tensor) -> str:
+    """Return a number for all bits of tensors, by which ranks and runs compare them."""
+    total = hashlib.sha256()
+    for t in tensors:
+        plain = t.detach().cpu().contiguous().flatten()
+        total.update(f"{t.dtype}{tuple(t.shape)}".encode())
+        total.update(plain.view(torch.uint8).numpy().tobytes())
+    return total.hexdigest()
+
+
+class Meeting(NamedTuple):
+    """Some of this rank's rows with some of another's; and who meets some of this rank's rows at the same time.
+
+    Attributes:
+        owner: the rank whose rows are here.
+        mine: which of this rank's rows meet them.
+        theirs: which of that rank's rows they are.
+        held: those rows.
+        giver: the rank that this rank's rows are with.
+        given: which of them.
+    """
+
+    owner: int
+    mine: slice
+    theirs: slice
+    held: Sequence[Tensor]
+    giver: int
+    given: slice
+
+
+class Ranks:
+    """The ranks that work on one call. Without a process group there is one."""
+
+    def __init__(self, op: str, group: dist.ProcessGroup | None, device: torch.device) -> None:
+        """Take a group; refuse one whose backend cannot reach the device."""
+        self.op, self.device = op, device
+        self.rank, self.size, self.group = 0, 1, group
+        if group is None and not (dist.is_available() and dist.is_initialized()):
+            return
+        self.group = dist.group.WORLD if group is None else group
+        self.rank, self.size = dist.get_rank(self.group), dist.get_world_size(self.group)
+        if self.rank < 0:
+            raise ValueError(f"{op}: group must have this process as a member, got one without it")
+        check_backend(op, device.type, dist.get_backend_config(self.group))
+
+    # ---- Before work: whatever one rank has to complain about, all ranks raise ----
+
+    def agree(self, problem: str | None, **facts: Any) -> list[dict[str, Any]]:
+        """Compare facts between ranks, and return those of each. A name that ends in ``_`` may differ.
+
+        Raises:
+            ValueError: on every rank, if one has a problem, or if a fact differs; it names the rank.
+        """
+        everyone = self.gather_objects((problem, {"function": self.op, **facts}))
+        for rank, (complaint, _) in enumerate(everyone):
+            if complaint is not None:
+                raise ValueError(f"{self.op}: {complaint}" + (f", on rank {rank}" if self.size > 1 else ""))
+        all_facts = [theirs for _, theirs in everyone]
+        for name in dict.fromkeys(name for theirs in all_facts for name in theirs):
+            values = [theirs.get(name) for theirs in all_facts]
+            common, times = Counter(map(repr, values)).most_common(1)[0]
+            if times < len(values) and not name.endswith("_"):
+                rank = next(r for r, value in enumerate(values) if repr(value) != common)
+                raise ValueError(
+                    f"{self.op}: {name} must be the same on every rank, got {values[rank]} on rank {rank} and "
+                    f"{values[[*map(repr, values)].index(common)]} on {'the other' if self.size == 2 else 'most'}"
+                )
+        return all_facts
+
+    def gather_objects(self, own: Any) -> list[Any]:
+        if self.size == 1:
+            return [own]
+        everyone: list[Any] = [None] * self.size
+        with self._talking("all ranks", "compared what they were asked for"):
+            dist.all_gather_object(everyone, own, group=self.group)
+        return everyone
+
+    # ---- Sums and copies ----
+
+    def sum(self, values: Tensor) -> Tensor:
+        """Return the sum over ranks, added in their order, so the same bits on every rank and in every run.
+
+        Each rank adds up its part of the sum and hands it round: as many bytes as an all-reduce, whose order is its own.
+        """
+        if self.size == 1 or values.numel() == 0:
+            return values
+        flat = values.reshape(-1)
+        part = -(-flat.numel() // self.size)
+        parts = torch.nn.functional.pad(flat, (0, part * self.size - flat.numel()))
+        theirs, summed = torch.empty_like(parts), torch.empty_like(parts)
+        with self._talking("all ranks", "added sums"):
+            dist.all_to_all_single(theirs, parts, group=self.group)
+            total = theirs[:part].clone()
+            for rank in range(1, self.size):
+                total += theirs[rank * part : (rank + 1) * part]
+            dist.all_gather(list(torch.split(summed, part)), total, group=self.group)
+        return summed[: flat.numel()].view(values.shape)
+
+    def gather(self, values: Tensor) -> Tensor:
+        """Stack tensors of one shape, ``[ranks, ...]``."""
+        if self.size == 1:
+            return values[None]
+        everyone = [torch.empty_like(values, memory_format=torch.contiguous_format) for _ in range(self.size)]
+        with self._talking("all ranks", "gathered results"):
+            dist.all_gather(everyone, values.contiguous(), group=self.group)
+        return torch.stack(everyone)
+
+    def gather_rows(self, own: Tensor, rows: Sequence[int]) -> Tensor:
+        """Join the rows of all ranks, of which there are as many as ``rows`` says."""
+        if self.size == 1:
+            return own
+        most = max(rows)
+        padded = own.new_zeros((most, *own.shape[1:]))
+        padded[: len(own)] = own
+        return torch.cat([part[:count] for part, count in zip(self.gather(padded), rows, strict=True)])
+
+    def finish(self) -> None:
+        """Wait for all ranks at the end of a call that only exchanged shards: a rank that died is then missed by every other."""
+        if self.size > 1:
+            with self._talking("all ranks", "finished"):
+                dist.all_gather(
+                    [torch.empty(1, device=self.device) for _ in range(self.size)],
+                    torch.zeros(1, device=self.device),
+                    group=self.group,
+                )
+
+    # ---- Rings ----
+
+    def ring(self, own: Sequence[Tensor], rows: Sequence[int], steps: int) -> Iterator[tuple[int, Sequence[Tensor]]]:
+        """Yield the tensors of this rank, then those of the ranks after it, each with its rank; ``steps`` in all.
+
+        While the caller works with those of one rank, those of the next are on their way.
+        """
+        held = [t.contiguous() for t in own]
+        for step in range(steps):
+            owner, following = (self.rank + step) % self.size, (self.rank + step + 1) % self.size
+            coming, waiting = held, []
+            if step + 1 < steps:
+                coming = [t.new_empty((rows[following], *t.shape[1:])) for t in own]
+                waiting = self.exchange(held, self.rank - 1, coming, self.rank + 1)
+            yield owner, held
+            self.wait(waiting, self.rank - 1, self.rank + 1)
+            held = coming
+
+    def meetings(self, own: Sequence[Tensor], rows: Sequence[int]) -> Iterator[Meeting]:
+        """Yield meetings with the tensors of other ranks, so that any two shards meet once.
+
+        They travel half the ring. Where the number of ranks is even, the two that lie opposite each other both hold both shards,
+        and share the work: the lower one takes half of its own rows, the upper one the other half.
+        """
+        for owner, held in self.ring(own, rows, self.size // 2 + 1):
+            if owner == self.rank:
+                continue
+            step = (owner - self.rank) % self.size
+            mine, theirs, given = slice(0, rows[self.rank]), slice(0, rows[owner]), slice(0, rows[self.rank])
+            if 2 * step == self.size:
+                half = rows[min(self.rank, owner)] // 2
+                if self.rank < owner:
+                    mine, given = slice(0, half), slice(half, rows[self.rank])
+                else:
+                    theirs = slice(half, rows[owner])
+            yield Meeting(owner, mine, theirs, [t[theirs] for t in held], (self.rank - step) % self.size, given)
+
+    def exchange(self, give: Sequence[Tensor], to: int, take: Sequence[Tensor], source: int) -> list[dist.Work]:
+        """Begin to send tensors to one rank and to fill others from another. Nothing is sent of what is empty."""
+        operations = [
+            dist.P2POp(action, t, self._global(peer), self.group)
+            for action, tensors, peer in ((dist.isend, give, to), (dist.irecv, take, source))
+            for t in tensors
+            if t.numel() > 0
+        ]
+        if not operations:
+            return []
+        with self._talking(f"rank {to % self.size} or {source % self.size}", "began to exchange shards"):
+            return list(dist.batch_isend_irecv(operations))
+
+    def wait(self, works: Sequence[dist.Work], to: int, source: int) -> None:
+        """Wait for what `exchange` began."""
+        with self._talking(f"rank {to % self.size} or {source % self.size}", "exchanged shards"):
+            for work in works:
+                work.wait()
+
+    def _global(self, rank: int) -> int:
+        return dist.get_global_rank(self.group or dist.group.WORLD, rank % self.size)  # type: ignore[arg-type]
+
+    @contextmanager
+    def _talking(self, whom: str, what: str) -> Iterator[None]:
+        try:
+            yield
+        except RuntimeError as error:
+            reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+            raise RankError(
+                f"{self.op}: rank {self.rank} of {self.size} lost {whom} while ranks {what}; it died, raised, or was "
+                f"silent for longer than the group's timeout: {reason}"
+            ) from error
+
+
+def check_backend(op: str, device: str, config: str) -> None:
+    """Refuse a group that has no backend for a device, or one that cannot send from it.
+
+    ``config`` is as of torch.distributed: ``"cpu:gloo,cuda:nccl"``.
+    """
+    backends = dict(part.split(":", 1) for part in str(config).split(",") if ":" in part)
+    backend = backends.get(device)
+    unfit = backend is None or (device == "cuda" and backend == "gloo") or (device == "cpu" and backend == "nccl")
+    if unfit:
+        wanted = {"cuda": "nccl", "cpu": "gloo"}.get(device, "one")
+        raise ValueError(
+            f"{op}: group must have a backend for tensors on {device}, such as {wanted}, got {config}; "
+            f'dist.init_process_group("cpu:gloo,cuda:nccl") has both'
+        )
