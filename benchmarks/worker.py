@@ -162,17 +162,7 @@ class Session:
         """
         self._version(side)
         torch.ones(256, 256) @ torch.ones(256, 256)  # thread pool and BLAS buffers of torch, the same for every side
-        gc.collect()
-        try:
-            ctypes.CDLL(None).malloc_trim(0)  # memory that setup freed must not serve the call
-            Path("/proc/self/clear_refs").write_text("5", encoding="ascii")  # peak := resident
-        except (AttributeError, OSError):
-            return None
-        before = _status_mib("VmRSS")
-        result = self._runs[side](self._inputs[0])
-        growth = _status_mib("VmHWM") - before
-        del result
-        return max(growth, 0.0)
+        return growth_of(lambda: self._runs[side](self._inputs[0]))
 
     def limits(self, seconds: float) -> machine.Limits:
         """Measure the machine's limits at this process's thread count."""
@@ -197,6 +187,22 @@ def serve(pipe: Connection, threads: int) -> None:
             reason = f"{type(error).__name__}: {error}".splitlines()[0]
             answer = (True, (reason, traceback.format_exc()))
         pipe.send(answer)
+
+
+def growth_of(call: Callable[[], Any]) -> float | None:
+    """Return the MiB by which a call raises the peak of this process, its result included; None where it cannot be told."""
+    gc.collect()
+    try:
+        ctypes.CDLL(None).malloc_trim(0)  # memory that setup freed must not serve the call
+        Path("/proc/self/clear_refs").write_text("5", encoding="ascii")  # peak := resident
+    except (AttributeError, OSError):
+        call()
+        return None
+    before = _status_mib("VmRSS")
+    result = call()
+    growth = _status_mib("VmHWM") - before
+    del result
+    return max(growth, 0.0)
 
 
 def _status_mib(key: str) -> float:

@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 import gramian
-from gramian import adversarial, attention, ensemble, information, neighbors, ntk, simplex, spectra
+from gramian import adversarial, attention, distributed, ensemble, information, neighbors, ntk, simplex, spectra
 
 
 def rows(*shape, seed=0, dtype=torch.float32):
@@ -56,6 +56,7 @@ OPS = {
     "neighbors_kmeans": lambda dtype: [rows(9, 3, dtype=dtype), rows(2, 3, seed=1, dtype=dtype)],
     "neighbors_kmeans_plus_plus": lambda dtype: [rows(9, 3, dtype=dtype), torch.full((3, 2), 0.4, dtype=torch.float64)],
     "neighbors_knn": lambda dtype: [rows(9, 3, dtype=dtype), 2, rows(7, 3, seed=1, dtype=dtype)],
+    "neighbors_knn_both": lambda dtype: [rows(9, 3, dtype=dtype), rows(5, 3, seed=1, dtype=dtype), 2],
     "neighbors_knn_pass": lambda dtype: [rows(9, 3, dtype=dtype), 2],
     "neighbors_knn_route": lambda dtype: [rows(9, 3, dtype=dtype), 2],
     "ntk_layers_gram_": lambda dtype: [
@@ -188,6 +189,7 @@ RESULTS = {
     "Clustering": lambda: neighbors.kmeans(rows(30, 3), 4, generator=_seeded()),
     "ComplexWeight": lambda: simplex.complex_weight(_pentachoron(), _double([1] * 10), _double([1] * 10)),
     "Correlations": lambda: neighbors.correlations(rows(8), rows(8, seed=1)),
+    "Cost": lambda: distributed.knn_cost(1e5, 64, 10, 4, link=distributed.links["10 Gb/s"], rate=1e11),
     "Decomposition": lambda: ensemble.bias_variance(*_predictions()),
     "Dimension": lambda: neighbors.levina_bickel(rows(60, 3), k=10),
     "Eigenpairs": lambda: ntk.ntk_top(_network(), rows(7, 4), 2, generator=_seeded()),
@@ -197,10 +199,12 @@ RESULTS = {
     "Geometry": lambda: simplex.geometry(_double([[1] * 10])),
     "Gradients": lambda: attention.vjp(*_heads(torch.float32, 4)),
     "Intervals": lambda: ensemble.bootstrap(*_predictions(), replicates=20, generator=_seeded()),
+    "KnnBoth": lambda: neighbors.knn_both(rows(9, 3), rows(5, 3, seed=1), 2),
     "KnnPass": lambda: neighbors.knn_pass(rows(9, 3), 2),
     "LayerConstant": lambda: attention.lipschitz(_encoder(), rows(1, 5, 8))[0],
     "LayerCost": lambda: ntk.layer_cost(8, 8, outputs=2, positions=1, d_in=4, d_out=5),
     "Learnability": lambda: neighbors.cluster_learnability(rows(40, 6), generator=_seeded()),
+    "Link": lambda: distributed.links["10 Gb/s"],
     "Neighbors": lambda: neighbors.knn(rows(9, 3), 2),
     "PachnerResidual": lambda: simplex.check_pachner(
         [[0, 0, 0, 0], [9, 1, 0, 0], [0, 8, 1, 0], [0, 0, 7, 2], [3, 0, 0, 9], [5, 6, 7, 8]]

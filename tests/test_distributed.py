@@ -4,6 +4,8 @@ import datetime as dt
 import json
 import os
 import re
+import subprocess
+import sys
 import time
 import warnings
 from pathlib import Path
@@ -479,3 +481,26 @@ def test_a_safetensors_file_comes_back_and_has_the_published_form(tmp_path):
     path.write_bytes(data[:-1])
     with refuses(f"some.safetensors must be a whole safetensors file, got one of {len(data) - 1} bytes"):
         _safetensors.load(path)
+
+
+@pytest.mark.slow
+def test_the_example_prints_the_same_table_for_one_rank_and_for_two():
+    pytest.importorskip("sklearn")
+    example = str(Path(__file__).parent.parent / "examples" / "distributed_clid.py")
+    launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    environment = os.environ | {"GLOO_SOCKET_IFNAME": "lo", "OMP_NUM_THREADS": "1"}
+    tables = []
+    for command in ([], launcher):
+        run = subprocess.run(
+            [sys.executable, *command, example],
+            capture_output=True,
+            text=True,
+            timeout=150,
+            env=environment,
+            check=True,
+        )
+        table, _, about = run.stdout.partition("\nranks: ")
+        assert about.startswith("2" if command else "1")
+        tables.append(table)
+    assert tables[0] == tables[1]
+    assert {"pixels", "pca"} <= set(tables[0].split())

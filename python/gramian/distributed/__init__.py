@@ -2,14 +2,13 @@
 
 from ._clid import clid
 from ._clusters import kmeans
-from ._cost import LINKS, Cost, Link, kmeans_cost, knn_cost, most_ranks, ntk_cost
+from ._cost import Cost, Link, kmeans_cost, knn_cost, links, most_ranks, ntk_cost
 from ._kernels import empirical_ntk, ntk_top, streamed_label_alignment
 from ._neighbors import knn
 from ._ranks import RankError
 from ._sums import kernel_sum, merge, ndft
 
 __all__ = [
-    "LINKS",
     "Cost",
     "Link",
     "RankError",
@@ -20,6 +19,7 @@ __all__ = [
     "kmeans_cost",
     "knn",
     "knn_cost",
+    "links",
     "merge",
     "most_ranks",
     "ndft",

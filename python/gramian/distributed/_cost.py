@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, NamedTuple
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-__all__ = ["LINKS", "Cost", "Link", "kmeans_cost", "knn_cost", "most_ranks", "ntk_cost"]
+__all__ = ["Cost", "Link", "kmeans_cost", "knn_cost", "links", "most_ranks", "ntk_cost"]
 
 
 class Link(NamedTuple):
@@ -18,7 +18,7 @@ class Link(NamedTuple):
 
 
 # Nominal rates; the latencies are those of a message over TCP, over RDMA, and between two GPUs of a machine.
-LINKS = {
+links = {
     "1 Gb/s": Link(0.125e9, 50e-6),
     "10 Gb/s": Link(1.25e9, 30e-6),
     "100 Gb/s": Link(12.5e9, 5e-6),
@@ -58,20 +58,15 @@ def _ring(
     Each shard meets itself, at half price, then half of the others. While it computes, the next shard is on its way; ``back`` says
     how many bytes of results go home after a meeting of so many own rows with so many of another.
     """
-    own = rows / ranks
+    own, meetings = rows / ranks, ranks // 2
     compute = own * own / 2 * pair_flops / rate
     hop = link.latency + own * row_bytes / link.rate
-    seconds, communication, sent = compute, 0.0, 0.0
-    meetings = ranks // 2
-    previous = 0.0
+    seconds, communication, sent = max(compute, hop) if meetings else compute, 0.0, 0.0
     for step in range(1, meetings + 1):
         mine = own / 2 if 2 * step == ranks else own  # opposite ranks share their meeting
         work = mine * own * pair_flops / rate
         home = link.latency + back(mine, own) / link.rate
-        arrival = hop if step == 1 else max(0.0, hop - previous)
-        waited = max(0.0, arrival - compute) if step == 1 else arrival
-        seconds += waited + work + home
-        previous = work + home
+        seconds += (max(work, hop) if step < meetings else work) + home
         compute += work
         communication += hop + home
         sent += own * row_bytes + back(mine, own)
@@ -118,9 +113,9 @@ def knn_cost(
         Section "cost model" of docs/how-it-works/distributed.md.
 
     Example:
-        >>> one, two = (knn_cost(50_000, 128, 10, ranks, link=LINKS["10 Gb/s"], rate=1e11) for ranks in (1, 2))
+        >>> one, two = (knn_cost(50_000, 128, 10, ranks, link=links["10 Gb/s"], rate=1e11) for ranks in (1, 2))
         >>> round(one.seconds / two.seconds, 2), two.sent / 1e6
-        (1.99, 15.8)
+        (2.0, 15.8)
     """
     pair, list_bytes = 2.0 * d, k * (number_bytes + 8.0)
     own = rows / ranks
@@ -172,7 +167,7 @@ def ntk_cost(
         Section "cost model" of docs/how-it-works/distributed.md.
 
     Example:
-        >>> cost = ntk_cost(50_000, 3072, 1, 64, pair_flops=1e6, link=LINKS["10 Gb/s"], rate=1e12)
+        >>> cost = ntk_cost(50_000, 3072, 1, 64, pair_flops=1e6, link=links["10 Gb/s"], rate=1e12)
         >>> cost.communication < cost.compute
         True
     """
@@ -227,9 +222,9 @@ def kmeans_cost(
         Section "cost model" of docs/how-it-works/distributed.md.
 
     Example:
-        >>> cost = kmeans_cost(1e6, 512, 1000, 50, 64, link=LINKS["10 Gb/s"], rate=1e11)
-        >>> round(cost.communication / cost.compute, 1)
-        2.2
+        >>> cost = kmeans_cost(1e6, 512, 1000, 50, 64, link=links["10 Gb/s"], rate=1e11)
+        >>> round(cost.communication / cost.compute, 2)
+        0.09
     """
     own = rows / ranks
     compute = rounds * 2.0 * own * n_clusters * d / rate
@@ -268,8 +263,8 @@ def most_ranks(cost: Callable[[int], Cost], limit: int = 1024) -> int:
         Section "cost model" of docs/how-it-works/distributed.md.
 
     Example:
-        >>> [most_ranks(lambda r: knn_cost(1e6, 512, 10, r, link=link, rate=1e11)) for link in LINKS.values()]
-        [16, 256, 1024, 1024]
+        >>> [most_ranks(lambda r: knn_cost(1e5, 128, 10, r, link=link, rate=1e12)) for link in links.values()]
+        [4, 32, 256, 512]
     """
     ranks = 1
     while 2 * ranks <= limit and cost(2 * ranks).communication <= cost(2 * ranks).compute:

@@ -49,7 +49,7 @@ def empirical_ntk(
     folder: str | Path | None = None,
     group: dist.ProcessGroup | None = None,
 ) -> Tensor:
-    r"""Rows of the empirical tangent kernel ``K[n, m, c, e] = ⟨∂f_c(x_n)/∂w, ∂f_e(x_m)/∂w⟩`` of samples that are spread over ranks.
+    r"""This rank's rows of the tangent kernel ``K[n, m, c, e] = ⟨∂f_c(x_n)/∂w, ∂f_e(x_m)/∂w⟩`` of samples over ranks.
 
     Samples travel round a ring, and each pair of shards makes its block of the kernel on one rank, which sends it to the other.
 
