@@ -11,13 +11,14 @@ import torch
 from torch import nn
 
 import gramian
-from gramian import neighbors, ntk
+from gramian import attention, neighbors, ntk
 from gramian._report import load_data, load_model
 from gramian.cli import main
 
-KERNEL, LAYERS, SEGMENTS = (
+KERNEL, LAYERS, ATTENTION, SEGMENTS = (
     "Tangent kernel",
     "Learnability and dimension by layer",
+    "Attention by layer",
     "Spectrum along data segments",
 )
 
@@ -53,6 +54,19 @@ def test_the_numbers_are_those_of_the_ops(tmp_path, x, y):
     for section in (KERNEL, LAYERS, SEGMENTS):
         assert numbers[section]["seconds"] > 0
         assert numbers[section]["growth of peak memory (MB)"] >= 0
+
+
+def test_attention_is_measured_layer_by_layer(tmp_path):
+    torch.manual_seed(0)
+    model = nn.TransformerEncoder(nn.TransformerEncoderLayer(8, 2, 16, batch_first=True), 2, enable_nested_tensor=False)
+    tokens = torch.randn(12, 5, 8)
+    found = gramian.report(model, tokens, tmp_path / "page.html").numbers[ATTENTION]
+    expected = attention.lipschitz(model.eval(), tokens[:8])
+    assert list(found["layers"]) == [f"call {i + 1}: layers.{i}.self_attn" for i in range(2)]
+    for row, layer in zip(found["layers"].values(), expected, strict=True):
+        assert row["largest"] == pytest.approx(float(layer.sigma.sigma.max()))
+        assert row["mean"] <= row["largest"] <= row["largest upper bound"]
+    assert found["samples"] == 8
 
 
 def test_a_sine_has_its_power_at_its_frequency(tmp_path):
@@ -127,7 +141,8 @@ def test_sections_that_do_not_apply_say_why(tmp_path):
     assert written.numbers[KERNEL]["does not apply"] == "no parameter of the model requires a gradient"
     assert written.numbers[SEGMENTS]["does not apply"] == "between torch.int64 samples there are no points"
     page = written.page.read_text(encoding="utf-8")
-    assert page.count("Does not apply: ") == 2
+    assert written.numbers[ATTENTION]["does not apply"].startswith("no layer of the model is self-attention")
+    assert page.count("Does not apply: ") == 3
     wide = gramian.report(nn.Linear(3, 2), torch.randn(9, 5), tmp_path / "page.html").numbers
     assert all("does not apply" in wide[section] for section in (KERNEL, LAYERS, SEGMENTS))
 
