@@ -6,7 +6,43 @@ import sys
 import pytest
 import torch
 
-from gramian import neighbors, ntk, plot
+from gramian import dynamics, neighbors, ntk, plot, spectra
+from tests import ops
+
+# What draws each type of result, and the types of which there is nothing to draw: a few numbers, or tensors for other functions.
+DRAWN = {
+    "AlignmentRecord": lambda record: plot.alignment([record]),
+    "Clid": plot.clid,
+    "Clustering": plot.clusters,
+    "Decomposition": plot.decomposition,
+    "Dimension": plot.dimension,
+    "Eigenpairs": plot.eigenvalues,
+    "Estimate": plot.estimate,
+    "Intervals": plot.decomposition,
+    "KnnPass": lambda found: plot.distances(found.others),
+    "LayerConstant": lambda constant: plot.lipschitz([constant]),
+    "Learnability": plot.learning_curve,
+    "Neighbors": plot.distances,
+    "Pieces": plot.pieces,
+    "RadialSpectrum": plot.spectrum,
+    "Regions": plot.regions,
+    "SixjBlock": plot.symbols,
+    "SixjFamily": plot.symbols,
+}
+NOT_DRAWN = {
+    *(
+        "A3TLosses",
+        "Assignment",
+        "BatchUpdate",
+        "ComplexWeight",
+        "Correlations",
+        "ExactSixj",
+        "Faces",
+        "Geometry",
+        "Gradients",
+    ),
+    *("LayerCost", "PachnerResidual", "Representations", "SingularValues", "SixjChunk", "Trained", "Weight4"),
+}
 
 
 @pytest.fixture
@@ -21,6 +57,17 @@ def drawn(axes, tmp_path):
     assert axes.get_ylabel()
     assert axes.get_title("left")
     return axes
+
+
+@pytest.mark.parametrize("name", DRAWN)
+def test_a_result_of_each_type_is_drawn(name, tmp_path):
+    axes = drawn(DRAWN[name](ops.RESULTS[name]()), tmp_path)
+    assert axes.has_data()
+
+
+def test_each_type_of_result_is_drawn_or_has_nothing_to_draw():
+    assert not DRAWN.keys() & NOT_DRAWN
+    assert DRAWN.keys() | NOT_DRAWN == ops.result_types().keys()
 
 
 def test_eigenvalues_are_drawn_over_their_rank_without_those_that_have_no_logarithm(tmp_path):
@@ -72,6 +119,38 @@ def test_results_of_neighbors_are_drawn(tmp_path, x):
     assert sum(bar.get_height() for bar in drawn(plot.clusters(clustered), tmp_path).patches) == 60
 
 
+def test_recordings_are_drawn(tmp_path):
+    z = torch.arange(16) / 16
+    recorder = spectra.FrequencyRecorder(torch.nn.Linear(1, 1), z[:, None], z, [1.0, 2.0])
+    for step in (0, 10):
+        recorder.record(step)
+    assert drawn(plot.frequencies(recorder), tmp_path).collections[0].get_array().size == 4
+    groups = dynamics.GroupProgress({"a": torch.tensor([0]), "b": torch.tensor([1, 2])})
+    for scale in (0.0, 1.0):
+        groups.record(scale * torch.eye(3), torch.arange(3))
+    line = drawn(plot.progress(groups, measure="loss"), tmp_path).lines[0]
+    everyone, each = groups.curves("loss")
+    assert line.get_xydata().tolist() == torch.stack([everyone, each[:, 0]], 1).tolist()
+
+
+def test_the_parts_of_several_ensembles_stand_side_by_side(tmp_path):
+    intervals = ops.RESULTS["Intervals"]()
+    axes = drawn(plot.decomposition({"20": intervals.estimate, "40": intervals}), tmp_path)
+    bias = next(line for line in axes.lines if line.get_label() == "bias²")
+    assert bias.get_ydata().tolist() == [intervals.estimate.bias2.item()] * 2
+    (point, interval) = axes.collections[0].get_segments()
+    assert point[0, 1] == point[1, 1]
+    assert interval[:, 1].tolist() == [intervals.low.bias2.item(), intervals.high.bias2.item()]
+
+
+def test_symbols_stand_at_their_spins(tmp_path):
+    block = ops.RESULTS["SixjBlock"]()
+    image = drawn(plot.symbols(block), tmp_path).images[0]
+    left, right, below, above = image.get_extent()
+    assert (left, below) == (block.first_l / 2 - 0.5, block.first_j / 2 - 0.5)
+    assert (above - below, right - left) == block.values.shape
+
+
 def test_a_figure_goes_where_it_is_told(x):
     from matplotlib.figure import Figure
 
@@ -86,6 +165,12 @@ def test_plot_refuses_what_it_cannot_draw(x):
         plot.kernel(torch.zeros(3))
     with pytest.raises(ValueError, match=r"^kernel: order must be \[n\] of a square kernel, got shape \(2,\)$"):
         plot.kernel(torch.eye(3), order=torch.zeros(2))
+    with pytest.raises(ValueError, match=r"^frequencies: recorder must have a recording, got none$"):
+        plot.frequencies(spectra.FrequencyRecorder(torch.nn.Linear(1, 1), torch.zeros(2, 1), torch.zeros(2), [1.0]))
+    with pytest.raises(ValueError, match=r"^regions: output must be in \[0, 1\), got 1$"):
+        plot.regions(ops.RESULTS["Regions"](), output=1)
+    with pytest.raises(ValueError, match=r"^symbols: result must be one family, got values of shape \(2, 2\)$"):
+        plot.symbols(type(ops.RESULTS["SixjFamily"]())(torch.zeros(2), torch.zeros(2, 2)))
     with pytest.raises(ValueError, match=r"^dimension: result must have local dimensions, got None"):
         plot.dimension(neighbors.twonn(x))
 
