@@ -1,4 +1,4 @@
-"""The command: `python -m benchmarks` measures, `report` and `readme` turn a results file into text."""
+"""The command: `python -m benchmarks` measures; `report`, `readme` and `page` turn results files into text and figures."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from benchmarks import harness, machine, report
+from benchmarks import harness, machine, page, report
 from benchmarks.harness import Found
 from benchmarks.worker import TUNED
 
@@ -25,7 +25,7 @@ HERE = Path(__file__).parent
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command and return its exit status; 1 means that the run is not to be trusted."""
     given = list(sys.argv[1:] if arguments is None else arguments)
-    commands: dict[str, Callable[[list[str]], int]] = {"report": _report, "readme": _readme}
+    commands: dict[str, Callable[[list[str]], int]] = {"report": _report, "readme": _readme, "page": _page}
     if given and given[0] in commands:
         return commands[given[0]](given[1:])
     return _run(given)
@@ -91,13 +91,30 @@ def _report(arguments: list[str]) -> int:
 
 
 def _readme(arguments: list[str]) -> int:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks readme", description="Renew the table in the README.")
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks readme", description="Renew table and figure of the README."
+    )
     parser.add_argument("results", type=Path, nargs="+")
     parser.add_argument("--readme", type=Path, default=HERE.parent / "README.md")
     options = parser.parse_args(arguments)
-    table = report.render_readme([report.load(path) for path in options.results])
+    runs = [report.load(path) for path in options.results]
     text = options.readme.read_text(encoding="utf-8")
-    options.readme.write_text(report.replace_between_markers(text, table), encoding="utf-8")
+    text = report.replace_between_markers(text, report.render_readme(runs))
+    options.readme.write_text(text, encoding="utf-8")
+    figure = options.readme.parent / "docs" / "images" / "measured.svg"
+    figure.parent.mkdir(parents=True, exist_ok=True)
+    page.save(page.ratios(report.at_most_threads(runs)), figure)
+    return 0
+
+
+def _page(arguments: list[str]) -> int:
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks page", description="Write the page of the documentation."
+    )
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("results", type=Path, nargs="+")
+    options = parser.parse_args(arguments)
+    page.write({path.stem: report.load(path) for path in options.results}, options.folder)
     return 0
 
 

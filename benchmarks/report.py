@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import math
 from itertools import groupby
-from typing import TYPE_CHECKING, Literal, TypedDict
+from typing import TYPE_CHECKING, Literal, TypedDict, cast
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -114,9 +114,13 @@ def render_readme(runs: Sequence[Results]) -> str:
     wheres = {
         f"{m['cpu']}, {m['isa']}, {m['cores']} cores, torch {m['torch']}" for m in (run["machine"] for run in runs)
     }
-    rows = [row for run in runs for row in run["rows"] if row["threads"] == max(r["threads"] for r in run["rows"])]
     doubts = [doubt for run in runs for doubt in _doubts(run)]
-    return "\n\n".join(["; ".join(sorted(wheres)) + ".", *doubts, SUMMARY_LEGEND, _summary(rows)])
+    return "\n\n".join(["; ".join(sorted(wheres)) + ".", *doubts, README_LEGEND, _short(at_most_threads(runs))])
+
+
+def at_most_threads(runs: Sequence[Results]) -> list[Row]:
+    """Return the rows of each run at its largest number of threads."""
+    return [row for run in runs for row in run["rows"] if row["threads"] == max(r["threads"] for r in run["rows"])]
 
 
 def replace_between_markers(text: str, table: str) -> str:
@@ -137,6 +141,10 @@ def replace_between_markers(text: str, table: str) -> str:
     return f"{before}{README_BEGIN}\n{table}\n{README_END}{after}"
 
 
+README_LEGEND = (
+    "Times as fast as the peer: geometric mean, worst and best of all cases of the run, the lost ones among them. Bold: the band over all "
+    "rounds excludes 1."
+)
 SUMMARY_LEGEND = (
     "Ratio = time of the peer / time of gramian, over 1 means that gramian is faster; geometric mean over all n cases "
     "of the run, then the worst and the best case. Bold: the band over all rounds excludes 1.00."
@@ -238,20 +246,45 @@ def _peer_cells(peer: PeerRow) -> list[str]:
 
 def _summary(rows: list[Row]) -> str:
     head = ["op", "peer", "geometric mean", "n", "worst case", "best case"]
-    found: dict[tuple[str, str], list[tuple[float, str]]] = {}
+    lines = []
+    for (op, name), cases in by_peer(rows).items():
+        (worst, at_worst), (best, at_best) = (
+            (f"{_bold_ratio(*measured(peer))} ({row['case']})", _mark(*measured(peer)))
+            for row, peer in (cases[0], cases[-1])
+        )
+        lines.append(
+            [op, name, _mean(cases), str(len(cases)), f"{worst} {at_worst}".strip(), f"{best} {at_best}".strip()]
+        )
+    return _table(head, lines)
+
+
+def _short(rows: list[Row]) -> str:
+    head = ["op", "peer", "mean", "worst to best", "cases"]
+    lines = []
+    for (op, name), cases in by_peer(rows).items():
+        ends = " to ".join(_bold_ratio(*measured(peer)) for _, peer in (cases[0], cases[-1])[: len(cases)])
+        lost = sum(bool(_mark(*measured(peer))) for _, peer in cases)
+        lines.append([op, name, _mean(cases), ends, f"{len(cases)}, {lost} lost" if lost else str(len(cases))])
+    return _table(head, lines)
+
+
+def by_peer(rows: list[Row]) -> dict[tuple[str, str], list[tuple[Row, PeerRow]]]:
+    """Return the measured cases of each op and peer, the worst first."""
+    found: dict[tuple[str, str], list[tuple[Row, PeerRow]]] = {}
     for row in sorted(rows, key=_group):
         op = f"{row['op']} {row['dtype']}, {_threads(row['threads'])}"
         for peer in row["peers"]:
-            if peer["ratio"] is None or peer["band"] is None:
-                continue
-            mark = _mark(peer["ratio"], peer["band"])
-            cell = f"{_bold_ratio(peer['ratio'], peer['band'])} ({row['case']}) {mark}".strip()
-            found.setdefault((op, _name(peer)), []).append((peer["ratio"], cell))
-    lines = []
-    for (op, name), cases in found.items():
-        mean = math.exp(math.fsum(math.log(ratio) for ratio, _ in cases) / len(cases))
-        lines.append([op, name, _ratio(mean), str(len(cases)), min(cases)[1], max(cases)[1]])
-    return _table(head, lines)
+            if peer["ratio"] is not None and peer["band"] is not None:
+                found.setdefault((op, _name(peer)), []).append((row, peer))
+    return {key: sorted(cases, key=lambda case: measured(case[1])[0]) for key, cases in found.items()}
+
+
+def measured(peer: PeerRow) -> tuple[float, list[float]]:
+    return cast("float", peer["ratio"]), cast("list[float]", peer["band"])
+
+
+def _mean(cases: list[tuple[Row, PeerRow]]) -> str:
+    return _ratio(math.exp(math.fsum(math.log(measured(peer)[0]) for _, peer in cases) / len(cases)))
 
 
 def _table(head: list[str], lines: list[list[str]]) -> str:

@@ -251,14 +251,9 @@ def test_summary_is_the_geometric_mean_over_all_cases() -> None:
         [_results(*rows, _row(_peer_row(seconds=None, ratio=None, band=None, failure="absent")))]
     )
     cells = [cell.strip() for cell in text.splitlines()[-1].split("|")[1:-1]]
-    assert cells == [
-        "toy.squares float32, 1 thread",
-        "peer 1.0",
-        "2.00",
-        "3",
-        "**0.50** (n=0.5) <- we lose",
-        "**8.00** (n=8.0)",
-    ]
+    assert cells == ["toy.squares float32, 1 thread", "peer 1.0", "2.00", "**0.50** to **8.00**", "3, 1 lost"]
+    cells = [cell.strip() for cell in report.render(_results(*rows)).splitlines()[-1].split("|")[1:-1]]
+    assert cells[2:] == ["2.00", "3", "**0.50** (n=0.5) <- we lose", "**8.00** (n=8.0)"]
 
 
 def test_table_shows_wide_spread_failure_and_missing_error() -> None:
@@ -290,6 +285,7 @@ def test_results_survive_the_file(tmp_path: Path, capsys: pytest.CaptureFixture[
 
 
 def test_readme_table_is_replaced_between_its_markers(tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib")
     readme = tmp_path / "README.md"
     one, other = tmp_path / "one.json", tmp_path / "other.json"
     report.save(_results(_row(_peer_row(name="slow"), threads=1), _row(_peer_row(), threads=2)), one)
@@ -304,6 +300,20 @@ def test_readme_table_is_replaced_between_its_markers(tmp_path: Path) -> None:
     assert text.count("peer 1.0") == 1
     assert "rival" in text
     assert "slow" not in text  # only the run's most threads
+    assert (tmp_path / "docs" / "images" / "measured.svg").read_text(encoding="utf-8").startswith("<?xml")
+
+
+def test_page_shows_every_case(tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib")
+    one = tmp_path / "toys.json"
+    report.save(_results(_row(_peer_row(ratio=0.5, band=[0.4, 0.6]), threads=1)), one)
+    for folder in ("a", "b"):
+        assert command.main(["page", str(tmp_path / folder), str(one)]) == 0
+    first, second = ({path.name: path.read_bytes() for path in (tmp_path / folder).iterdir()} for folder in "ab")
+    assert first == second  # the figures too
+    assert set(first) == {"index.md", "toys.md", "ratios.svg", "roofline.svg"}
+    assert re.search(rb"peer 1.0 *\| 0.50 \| \*\*0.50\*\* *\| 1, 1 lost", first["index.md"])
+    assert b"<- we lose" in first["toys.md"]
 
 
 @pytest.mark.parametrize("text", ["", report.README_BEGIN, report.README_END + report.README_BEGIN])
