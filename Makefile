@@ -21,7 +21,7 @@ help:
 	@echo "make tour    build gramian and see what it does, on real data"
 	@echo "make test    build gramian and run its tests"
 	@echo "make lint    ruff, mypy and clang-format"
-	@echo "make docs    build the pages, and run every example of README.md and docs/"
+	@echo "make docs    build the pages in build/docs, and run the gallery"
 	@echo "make wheel   the source distribution and a wheel from it, in dist/; WHEEL_PYTHONS='python3.10 python3.13' for others"
 	@echo "make wheel-test  try the wheel in an empty environment; WHEEL_TORCHES='torch==2.10.0 torch' chooses torches"
 	@echo "make bench   measure against the peers; BENCH='neighbors --quick' chooses"
@@ -33,9 +33,9 @@ tour: $(built)-demo
 test: $(built)-demo $(built)-test
 	@$(bin)/python -m pytest $(TEST)
 
-docs: $(built)-demo $(built)-test $(built)-docs
+docs: $(built)-demo $(built)-docs
+	@$(bin)/python -m benchmarks page docs/performance benchmarks/results/*.json
 	@$(bin)/python -m sphinx -q -W --keep-going -d build/docs-cache docs build/docs
-	@$(bin)/python -m pytest --quiet tests/test_docs.py
 	@echo "build/docs/index.html"
 
 wheel: $(tools)
@@ -56,7 +56,7 @@ lint: $(built)-demo $(built)-lint
 install: $(built)
 
 clean:
-	rm -rf build dist tour-figures .pytest_cache .ruff_cache .mypy_cache .hypothesis $(built)
+	rm -rf build dist docs/gallery docs/performance tour-figures .pytest_cache .ruff_cache .mypy_cache .hypothesis $(built)
 
 $(tools): pyproject.toml tools/preflight.py
 	@command -v $(PYTHON) >/dev/null || { echo "gramian needs Python 3.10 or newer: install python3, or name one with PYTHON=" >&2; exit 1; }

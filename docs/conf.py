@@ -1,11 +1,22 @@
 """Sphinx: `make docs` builds the pages; a warning is an error."""
 
+import sys
+from pathlib import Path
+
 import gramian
+
+sys.path.insert(0, str(Path(__file__).parent))  # gallery_hooks
 
 project = "gramian"
 author = "The gramian developers"
 release = gramian.__version__
-extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon", "sphinx.ext.mathjax"]
+extensions = [
+    "myst_parser",
+    "sphinx.ext.autodoc",
+    "sphinx.ext.napoleon",
+    "sphinx.ext.mathjax",
+    "sphinx_gallery.gen_gallery",
+]
 html_theme = "furo"
 html_title = f"gramian {release}"
 exclude_patterns = ["_build"]
@@ -20,3 +31,16 @@ napoleon_use_rtype = False
 default_role = "code"  # `name` in a docstring is a name
 autodoc_typehints = "signature"
 autodoc_default_options = {"members": True, "member-order": "bysource"}
+sphinx_gallery_conf = {
+    "examples_dirs": "../examples",
+    "gallery_dirs": "gallery",
+    "filename_pattern": r"/plot_",
+    "within_subsection_order": "FileNameSortKey",
+    "reset_argv": "gallery_hooks.arguments",
+    "reset_modules": ("matplotlib", "gallery_hooks.reset"),
+    "abort_on_example_error": True,
+    "download_all_examples": False,
+    "show_signature": False,
+    "write_computation_times": False,
+    "remove_config_comments": True,
+}

@@ -188,10 +188,9 @@ def main(arguments: list[str] | None = None) -> dict[str, float]:
 
 
 def draw(found: neighbors.Clid, accuracy: Tensor, data: str, pearson: float) -> Figure:
-    from matplotlib.figure import Figure
+    import matplotlib.pyplot as plt
 
-    figure = Figure(figsize=(10, 4.2), layout="constrained")
-    plane, line = figure.subplots(1, 2)
+    figure, (plane, line) = plt.subplots(1, 2, figsize=(10, 4.2), layout="constrained")
     for kind, color in COLORS.items():
         at = torch.tensor([name.startswith(kind) for name in found.names])
         size = 20 + 300 * (accuracy[at] - accuracy.min()) / (accuracy.max() - accuracy.min())

@@ -1,0 +1,26 @@
+"""How the gallery runs the scripts of examples/: each as by itself, and with its figure file away from the sources."""
+
+from __future__ import annotations
+
+import ast
+from pathlib import Path
+from typing import Any
+
+import torch
+
+FIGURES = Path(__file__).parent.parent / "build" / "gallery"
+THREADS = torch.get_num_threads()
+
+
+def arguments(_configuration: dict[str, Any], script: dict[str, Any]) -> list[str]:
+    """Return the command line of a script, and give back its docstring, whose first line is its help."""
+    source = Path(script["src_file"])
+    script["example_globals"]["__doc__"] = ast.get_docstring(ast.parse(source.read_text(encoding="utf-8")), clean=False)
+    FIGURES.mkdir(parents=True, exist_ok=True)
+    return ["--out", str(FIGURES / f"{source.stem}.png")]
+
+
+def reset(_configuration: dict[str, Any], _script: str) -> None:
+    """Undo what the script before has set."""
+    torch.set_num_threads(THREADS)
+    torch.manual_seed(0)
