@@ -111,7 +111,7 @@ def test(torches):
             # An empty PATH: whatever compiler the machine has is out of reach. An empty folder: so is the source tree.
             empty = WORK / "empty"
             empty.mkdir(exist_ok=True)
-            script = shutil.copy(ROOT / "tests" / "smoke.py", empty)
+            script = shutil.copy(ROOT / "tools" / "smoke.py", empty)
             said = output(inside, "-W", "error", script, cwd=empty, env={"PATH": "", "HOME": str(empty)})
             print(f"{wheel.name}  {said}")
 

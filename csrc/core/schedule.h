@@ -2,6 +2,7 @@
 // in a symmetric sweep i and j; in a full one that serves both sides, column block j too) until it is done, so per-row state
 // needs no locks and no copies per worker.
 #pragma once
+#include <chrono>
 #include <condition_variable>
 #include <cstdint>
 #include <mutex>
@@ -46,7 +47,8 @@ class Schedule {
         deferred_.push_back(block);
       }
       if (deferred_.empty()) return false;
-      released_.wait(lock);
+      // An hour, or for ever: the same here. wait() is a symbol of GCC 12's library, which RHEL 9 lacks.
+      released_.wait_for(lock, std::chrono::hours(1));
     }
   }
 
