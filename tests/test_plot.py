@@ -19,6 +19,7 @@ DRAWN = {
     "Eigenpairs": plot.eigenvalues,
     "Estimate": plot.estimate,
     "Intervals": plot.decomposition,
+    "KnnBoth": lambda found: plot.distances(found.of_x),
     "KnnPass": lambda found: plot.distances(found.others),
     "LayerConstant": lambda constant: plot.lipschitz([constant]),
     "Learnability": plot.learning_curve,
@@ -29,20 +30,10 @@ DRAWN = {
     "SixjBlock": plot.symbols,
     "SixjFamily": plot.symbols,
 }
-NOT_DRAWN = {
-    *(
-        "A3TLosses",
-        "Assignment",
-        "BatchUpdate",
-        "ComplexWeight",
-        "Correlations",
-        "ExactSixj",
-        "Faces",
-        "Geometry",
-        "Gradients",
-    ),
-    *("LayerCost", "PachnerResidual", "Representations", "SingularValues", "SixjChunk", "Trained", "Weight4"),
-}
+NOT_DRAWN = set(
+    "A3TLosses Assignment BatchUpdate ComplexWeight Correlations Cost ExactSixj Faces Geometry Gradients LayerCost Link PachnerResidual "
+    "Representations SingularValues SixjChunk Trained Weight4".split()
+)
 
 
 @pytest.fixture
