@@ -101,7 +101,7 @@ def _readme(arguments: list[str]) -> int:
     text = options.readme.read_text(encoding="utf-8")
     text = report.replace_between_markers(text, report.render_readme(runs))
     options.readme.write_text(text, encoding="utf-8")
-    figure = options.readme.parent / "docs" / "images" / "measured.svg"
+    figure = options.readme.parent / "docs" / "images" / "measured.png"
     figure.parent.mkdir(parents=True, exist_ok=True)
     page.save(page.ratios(report.at_most_threads(runs)), figure)
     return 0

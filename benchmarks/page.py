@@ -32,7 +32,7 @@ round, on the same inputs. Cases that gramian loses stay in.
 
 A point is a case: blue where gramian is faster, red where it is slower; the bar is the band over all rounds.
 
-![ratios by op and peer](ratios.svg)
+![ratios by op and peer](ratios.png)
 
 {summary}
 
@@ -42,7 +42,7 @@ What a case reaches, under the limits that its own run measured: the floating-po
 is a small case, where the call itself takes the time; nearest neighbours pass the limit of float32 where bfloat16 products sort out most pairs
 before. Points over the slope on the left lie in the caches.
 
-![roofline](roofline.svg)
+![roofline](roofline.png)
 
 ## All cases
 
@@ -57,8 +57,8 @@ before. Points over the slope on the left lie in the caches.
 def write(runs: dict[str, report.Results], folder: Path) -> None:
     """Write ``index.md``, a page of tables for each results file, and the figures."""
     folder.mkdir(parents=True, exist_ok=True)
-    save(ratios(report.at_most_threads(list(runs.values()))), folder / "ratios.svg")
-    save(roofline(runs), folder / "roofline.svg")
+    save(ratios(report.at_most_threads(list(runs.values()))), folder / "ratios.png")
+    save(roofline(runs), folder / "roofline.png")
     for name, run in runs.items():
         _, _, tables = report.render(run).partition("\n")
         (folder / f"{name}.md").write_text(f"# {name}: all cases\n{tables}", encoding="utf-8")
@@ -67,11 +67,8 @@ def write(runs: dict[str, report.Results], folder: Path) -> None:
 
 
 def save(figure: Figure, path: Path) -> None:
-    """Save as SVG, with the same bytes for the same numbers."""
-    import matplotlib as mpl
-
-    with mpl.rc_context({"svg.hashsalt": "gramian", "svg.fonttype": "path"}):
-        figure.savefig(path, metadata={"Date": None}, facecolor="white")
+    """Save as PNG, with the same bytes for the same numbers."""
+    figure.savefig(path, dpi=120, metadata={"Software": None})
 
 
 def ratios(rows: list[report.Row]) -> Figure:
