@@ -30,10 +30,26 @@ DRAWN = {
     "SixjBlock": plot.symbols,
     "SixjFamily": plot.symbols,
 }
-NOT_DRAWN = set(
-    "A3TLosses Assignment BatchUpdate ComplexWeight Correlations Cost ExactSixj Faces Geometry Gradients LayerCost Link PachnerResidual "
-    "Representations SingularValues SixjChunk Trained Weight4".split()
-)
+NOT_DRAWN = {
+    "A3TLosses",
+    "Assignment",
+    "BatchUpdate",
+    "ComplexWeight",
+    "Correlations",
+    "Cost",
+    "ExactSixj",
+    "Faces",
+    "Geometry",
+    "Gradients",
+    "LayerCost",
+    "Link",
+    "PachnerResidual",
+    "Representations",
+    "SingularValues",
+    "SixjChunk",
+    "Trained",
+    "Weight4",
+}
 
 
 @pytest.fixture
