@@ -2,15 +2,13 @@
 #include "ntk/linear_gram_kernel.h"
 
 #include "core/sweep.h"
+#include "ntk/write_block.h"
 
 namespace gramian::GRAMIAN_ISA {
 namespace {
 
 // Gradient rows (output rows times positions) that are swept at once: their packed panels and the factor stay in L2/L3.
 constexpr std::int64_t kSweptRows = 512;
-
-GRAMIAN_INLINE std::int64_t smaller(std::int64_t a, std::int64_t b) { return a < b ? a : b; }
-GRAMIAN_INLINE std::int64_t larger(std::int64_t a, std::int64_t b) { return a > b ? a : b; }
 
 // Output rows of a sub-block: all of them when a layer has one position.
 GRAMIAN_INLINE std::int64_t rows_at_once(std::int64_t rows, std::int64_t positions) {
@@ -196,47 +194,6 @@ void add_layer(const LinearLayer& layer, const GramBlock& block, bool add, T* g_
   }
 }
 
-// to[c, r] = from[r, c], 16 lanes by 16 lanes where both sizes allow.
-template <class T>
-void write_transposed(const T* from, std::int64_t from_stride, std::int64_t rows, std::int64_t cols, T* to,
-                      std::int64_t to_stride) {
-  constexpr int kN = kLanes<T>;
-  for (std::int64_t c = 0; c < cols; c += kN)
-    for (std::int64_t r = 0; r < rows; r += kN) {
-      const int height = static_cast<int>(smaller(kN, cols - c)), width = static_cast<int>(smaller(kN, rows - r));
-      Vec<T> square[kN];
-#pragma GCC unroll 16
-      for (int k = 0; k < kN; ++k) square[k] = load(from + (r + k) * from_stride + c);
-      transpose<T>(square);
-      for (int k = 0; k < height; ++k) {
-        T* const at = to + (c + k) * to_stride + r;
-        if (width == kN)
-          store(at, square[k]);
-        else
-          __builtin_memcpy(at, &square[k], static_cast<std::size_t>(width) * sizeof(T));
-      }
-    }
-}
-
-template <class T>
-void write_block(const GramBlock& block, const Scratch<T>& scratch) {
-  const std::int64_t stride = round_up(block.cols, kTileCols<T>);
-  T* const out = static_cast<T*>(block.out) + block.row * block.stride + block.col;
-  for (std::int64_t r = 0; r < block.rows; ++r) {
-    T* const from = scratch.sum + r * stride;
-    T* const to = out + r * block.stride;
-    const std::int64_t first = block.upper ? r : 0;
-    if (block.accumulate)
-      for (std::int64_t c = first; c < block.cols; ++c) from[c] += to[c];
-    for (std::int64_t c = first; c < block.cols; ++c) to[c] = from[c];
-  }
-  if (block.mirror == nullptr) return;
-  T* const mirror = static_cast<T*>(block.mirror) + block.col * block.stride + block.row;
-  if (!block.upper) return write_transposed(scratch.sum, stride, block.rows, block.cols, mirror, block.stride);
-  for (std::int64_t r = 0; r < block.rows; ++r)
-    for (std::int64_t c = 0; c < r; ++c) out[r * block.stride + c] = scratch.sum[c * stride + r];
-}
-
 template <class T>
 void block_of(const LinearLayer* layers, std::int64_t count, const GramBlock& block, void* memory) {
   const Scratch<T> scratch(layers, count, block.outputs, block.rows, block.cols, static_cast<T*>(memory));
@@ -250,7 +207,7 @@ void block_of(const LinearLayer* layers, std::int64_t count, const GramBlock& bl
     add_layer(layers[l], block, l > 0, keeps ? kept : passing, scratch);
     if (keeps) kept += packed_size<T, kTileRows<T>>(block.rows, layers[l].g1.cols);
   }
-  write_block(block, scratch);
+  write_block(block, scratch.sum, round_up(block.cols, kTileCols<T>));
 }
 
 void block(const LinearLayer* layers, std::int64_t count, const GramBlock& block, bool wide, void* scratch) {
@@ -263,78 +220,8 @@ std::int64_t block_scratch(const LinearLayer* layers, std::int64_t count, std::i
               : Scratch<float>(layers, count, outputs, rows, cols, nullptr).size * 4;
 }
 
-// A matrix whose rows are the features [first, first + count) of `source` and whose features are its `positions` rows
-// from `row` on.
-GRAMIAN_INLINE Rows by_feature(const Rows& source, std::int64_t row, std::int64_t positions, std::int64_t count) {
-  const std::int64_t size = source.element == Element::f64 ? 8 : source.element == Element::f32 ? 4 : 2;
-  Rows turned{static_cast<const char*>(source.data) + row_offset(source, row) * size,
-              count,
-              positions,
-              source.col_stride,
-              source.inner.stride,
-              source.element};
-  if (source.part != 0) {
-    turned.row_stride = source.part_stride;
-    turned.inner = {source.part, source.col_stride};
-  }
-  return turned;
-}
-
-template <class T>
-std::int64_t jacobian_size(const JacobianPiece& piece) {
-  return packed_size<T, kTileRows<T>>(piece.count, piece.positions) +
-         packed_size<T, kTileCols<T>>(piece.a.cols, piece.positions) +
-         partial_size<T>(piece.count, piece.a.cols, piece.positions);
-}
-
-template <class T>
-void jacobian_of(const JacobianPiece& piece, std::int64_t first_sample, std::int64_t samples, void* scratch) {
-  constexpr int kRows = kTileRows<T>, kCols = kTileCols<T>;
-  T* const packed_g = static_cast<T*>(scratch);
-  T* const packed_a = packed_g + packed_size<T, kRows>(piece.count, piece.positions);
-  T* const partial = packed_a + packed_size<T, kCols>(piece.a.cols, piece.positions);
-  for (std::int64_t sample = first_sample; sample < first_sample + samples; ++sample) {
-    const Rows a = by_feature(piece.a, sample * piece.positions, piece.positions, piece.a.cols);
-    pack_block<T, kCols>(a, 0, a.rows, {}, packed_a);
-    for (std::int64_t c = 0; c < piece.outputs; ++c) {
-      const std::int64_t row = sample * piece.outputs + c;
-      const Rows g = by_feature(piece.g, row * piece.positions, piece.positions, piece.g.cols);
-      pack_block<T, kRows>(g, piece.first, piece.count, {}, packed_g);
-      T* const jacobian = static_cast<T*>(piece.jacobian) + row * piece.stride;
-      sweep_block(Block<T>{packed_g, 0, piece.count}, Block<T>{packed_a, 0, a.rows}, piece.positions, Region::full,
-                  partial, [&](const Tile<T>& tile) {
-                    T* to = jacobian + tile.row * a.rows + tile.col;
-                    const T* from = tile.values;
-                    for (int r = 0; r < tile.rows; ++r, to += a.rows, from += kCols)
-                      __builtin_memcpy(to, from, static_cast<std::size_t>(tile.cols) * sizeof(T));
-                  });
-      if (!piece.ones) continue;
-      T* const sums = jacobian + piece.count * a.rows;
-      for (std::int64_t o = 0; o < piece.count; o += kRows) {
-        T total[kRows] = {};
-        for (std::int64_t first = 0; first < piece.positions; first += kSlab<T>) {  // packed slab by slab
-          const std::int64_t depth = smaller(kSlab<T>, piece.positions - first);
-          const T* from = packed_g + first * round_up(piece.count, kRows) + o * depth;
-          for (std::int64_t t = 0; t < depth; ++t)
-            for (int r = 0; r < kRows; ++r) total[r] += from[t * kRows + r];
-        }
-        __builtin_memcpy(sums + o, total, static_cast<std::size_t>(smaller(kRows, piece.count - o)) * sizeof(T));
-      }
-    }
-  }
-}
-
-std::int64_t jacobian_scratch(const JacobianPiece& piece, bool wide) {
-  return wide ? jacobian_size<double>(piece) * 8 : jacobian_size<float>(piece) * 4;
-}
-
-void jacobian(const JacobianPiece& piece, std::int64_t first_sample, std::int64_t samples, bool wide, void* scratch) {
-  wide ? jacobian_of<double>(piece, first_sample, samples, scratch)
-       : jacobian_of<float>(piece, first_sample, samples, scratch);
-}
-
 }  // namespace
 
-extern const LinearGramKernels linear_gram{block_scratch, block, jacobian_scratch, jacobian};
+extern const LinearGramKernels linear_gram{block_scratch, block};
 
 }  // namespace gramian::GRAMIAN_ISA

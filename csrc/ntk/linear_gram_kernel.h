@@ -42,24 +42,10 @@ struct GramBlock {
   std::int64_t stride;
 };
 
-// Features [first, first + count) of the gradient rows, each times all features of `a`: the piece of the Jacobian
-// at jacobian[row * stride], rows being (sample, output); count sums over positions follow for the bias.
-struct JacobianPiece {
-  Rows a, g;
-  std::int64_t outputs, positions;
-  bool ones;
-  std::int64_t first, count;
-  void* jacobian;
-  std::int64_t stride;
-};
-
 struct LinearGramKernels {
   std::int64_t (*block_scratch)(const LinearLayer* layers, std::int64_t count, std::int64_t outputs, std::int64_t rows,
                                 std::int64_t cols, bool wide);
   void (*block)(const LinearLayer* layers, std::int64_t count, const GramBlock& block, bool wide, void* scratch);
-  std::int64_t (*jacobian_scratch)(const JacobianPiece& piece, bool wide);
-  void (*jacobian)(const JacobianPiece& piece, std::int64_t first_sample, std::int64_t samples, bool wide,
-                   void* scratch);
 };
 
 GRAMIAN_DECLARE_KERNELS(LinearGramKernels, linear_gram)
