@@ -55,25 +55,33 @@ GRAMIAN_INLINE Vec<T> load_features(const Rows& source, std::int64_t row, std::i
   return load_at<T>(source, row_offset(source, row) + feature_offset(source, first), count);
 }
 
-// Transposes a square of kLanes vectors in log2(kLanes) rounds of exchanging halves, quarters, ...
+// Exchanges what lies kApart off the diagonal in squares of 2 kApart vectors. kApart is no loop's variable: the compiler would
+// build the masks at run time, a dozen instructions for each exchange.
+template <class T, int kApart>
+GRAMIAN_INLINE void exchange(Vec<T> (&v)[kLanes<T>]) {
+  constexpr int kN = kLanes<T>;
+  IntVec<T> take_low, take_high;
+#pragma GCC unroll 16
+  for (int l = 0; l < kN; ++l) {
+    take_low[l] = l & kApart ? kN + l - kApart : l;
+    take_high[l] = l & kApart ? kN + l : l + kApart;
+  }
+#pragma GCC unroll 16
+  for (int r = 0; r < kN; ++r)
+    if (!(r & kApart)) {
+      const Vec<T> low = __builtin_shuffle(v[r], v[r + kApart], take_low);
+      v[r + kApart] = __builtin_shuffle(v[r], v[r + kApart], take_high);
+      v[r] = low;
+    }
+}
+
+// Transposes a square of kLanes vectors in log2(kLanes) rounds of exchanging single entries, pairs, ..
 template <class T>
 GRAMIAN_INLINE void transpose(Vec<T> (&v)[kLanes<T>]) {
-  constexpr int kN = kLanes<T>;
-#pragma GCC unroll 4
-  for (int s = 1; s < kN; s *= 2) {
-    IntVec<T> take_low, take_high;
-    for (int l = 0; l < kN; ++l) {
-      take_low[l] = l & s ? kN + l - s : l;
-      take_high[l] = l & s ? kN + l : l + s;
-    }
-#pragma GCC unroll 16
-    for (int r = 0; r < kN; ++r)
-      if (!(r & s)) {
-        const Vec<T> low = __builtin_shuffle(v[r], v[r + s], take_low);
-        v[r + s] = __builtin_shuffle(v[r], v[r + s], take_high);
-        v[r] = low;
-      }
-  }
+  exchange<T, 1>(v);
+  if constexpr (kLanes<T> > 2) exchange<T, 2>(v);
+  if constexpr (kLanes<T> > 4) exchange<T, 4>(v);
+  if constexpr (kLanes<T> > 8) exchange<T, 8>(v);
 }
 
 // Rows [row, row + rows), or those that `order` names at these places, x features [first, first + depth), all of one part, into

@@ -20,22 +20,16 @@ const GridShellsKernels<T>& kernels() {
     return GRAMIAN_KERNELS(grid_shells_f64);
 }
 
-// Histograms of `items` items and the sums of their copies and parts, in this order: the same bits for any number of threads.
+// Adds up the copies of the histograms of an item, and then its parts: the same bits for any number of threads.
 template <class T>
-void finish(const std::vector<double>& sums, std::int64_t parts, std::int64_t items, std::int64_t shells, T* to) {
-  for (std::int64_t item = 0; item < items; ++item)
-    for (std::int64_t shell = 0; shell < shells; ++shell) {
-      double total = 0;
-      for (std::int64_t part = 0; part < parts; ++part)
-        for (std::int64_t copy = 0; copy < kGridCopies; ++copy)
-          total += sums[static_cast<std::size_t>(((part * items + item) * kGridCopies + copy) * shells + shell)];
-      to[item * shells + shell] = static_cast<T>(total);
-    }
+void finish(double* sums, std::int64_t copies, std::int64_t shells, T* to) {
+  for (std::int64_t copy = 1; copy < copies; ++copy)
+    for (std::int64_t shell = 0; shell < shells; ++shell) sums[shell] += sums[copy * shells + shell];
+  for (std::int64_t shell = 0; shell < shells; ++shell) to[shell] = static_cast<T>(sums[shell]);
 }
 
 template <class T>
 void run(const Tensor& x, const std::optional<Tensor>& window, const Tensor& shell, std::int64_t shells, Tensor& out) {
-  constexpr std::int64_t kChunk = 1 << 18;  // bytes of modes that are kept in cache
   const GridShellsKernels<T>& kernel = kernels<T>();
   GridShells<T> p{};
   p.axes = x.dim() - 1;
@@ -72,48 +66,50 @@ void run(const Tensor& x, const std::optional<Tensor>& window, const Tensor& she
   const T* const from = static_cast<const T*>(x.const_data_ptr());
   T* const to = static_cast<T*>(out.mutable_data_ptr());
   const std::int64_t block = 2 * kernel.lanes, modes = frequencies * p.rows * p.blocks * block;
-  const std::int64_t scratch = std::max(first, in_row * kernel.lanes) * block, batch = x.size(0);
-  const std::int64_t each = std::max<std::int64_t>(1, kChunk / (modes * static_cast<std::int64_t>(sizeof(T))));
-  if (each > 1) {
+  p.together = std::max<std::int64_t>(1, 4 * kernel.lanes / p.rows);
+  const std::int64_t planes = p.axes > 2 ? p.together * p.rows * p.blocks * block : 0;
+  const std::int64_t scratch = std::max(first * kernel.strips * block, p.blocks * kernel.lanes * block + planes);
+  const std::int64_t batch = x.size(0), of_item = kGridCopies * shells, size = sizeof(T);
+  constexpr std::int64_t kChunk = 1 << 18;  // bytes of modes that stay in the second cache
+  const std::int64_t each = std::max<std::int64_t>(1, kChunk / (modes * size));
+  if (each > 1) {  // small items: a worker takes some through all axes
     const std::int64_t workers = worker_count(block_count(batch, each));
-    const Workspace memory(workers, (each * modes + scratch) * static_cast<std::int64_t>(sizeof(T)));
+    const Workspace memory(workers, (each * modes + scratch) * size);
+    std::vector<double> sums(static_cast<std::size_t>(workers * each * of_item));
     run_pieces(batch, each, [&](std::int64_t begin, std::int64_t end, std::int64_t worker) {
-      std::vector<double> sums(static_cast<std::size_t>((end - begin) * kGridCopies * shells));
-      GridShells<T> items = p;
-      items.x = from + begin * samples;
-      items.items = end - begin;
-      items.sums = sums.data();
-      items.modes = static_cast<T*>(memory.of(worker));
-      T* const own = items.modes + each * modes;
-      kernel.first_axis(items, 0, items.items * strips, own);
-      kernel.other_axes(items, 0, items.items * frequencies, own);
-      finish(sums, 1, items.items, shells, to + begin * shells);
+      GridShells<T> some = p;
+      some.x = from + begin * samples;
+      some.modes = static_cast<T*>(memory.of(worker));
+      some.sums = sums.data() + worker * each * of_item;
+      std::fill_n(some.sums, each * of_item, 0.0);
+      T* const own = some.modes + each * modes;
+      kernel.first_axis(some, 0, (end - begin) * strips, own);
+      kernel.other_axes(some, 0, (end - begin) * frequencies, own);
+      for (std::int64_t item = begin; item < end; ++item)
+        finish(some.sums + (item - begin) * of_item, kGridCopies, shells, to + item * shells);
     });
     return;
   }
-  const std::int64_t workers = worker_count(strips);
-  const Workspace memory(1, (modes + workers * scratch) * static_cast<std::int64_t>(sizeof(T)));
+  const std::int64_t workers = worker_count(std::max(strips, frequencies));
+  const Workspace memory(1, (modes + workers * scratch) * size);
   constexpr std::int64_t kMostParts = 32;
-  const std::int64_t grain = p.axes == 2 ? kernel.lanes : 1;
-  const std::int64_t per_part = block_count(block_count(frequencies, kMostParts), grain) * grain;
+  const std::int64_t per_part = block_count(block_count(frequencies, kMostParts), p.together) * p.together;
   const std::int64_t parts = block_count(frequencies, per_part);
-  std::vector<double> sums;
-  p.items = 1;
+  std::vector<double> sums(static_cast<std::size_t>(parts * of_item));
   p.modes = static_cast<T*>(memory.of(0));
   T* const own = p.modes + modes;
   for (std::int64_t item = 0; item < batch; ++item) {
     p.x = from + item * samples;
-    run_pieces(strips, std::max<std::int64_t>(1, strips / 64),
-               [&](std::int64_t begin, std::int64_t end, std::int64_t worker) {
-                 kernel.first_axis(p, begin, end, own + worker * scratch);
-               });
-    sums.assign(static_cast<std::size_t>(parts * kGridCopies * shells), 0);
+    run_pieces(strips, kernel.strips, [&](std::int64_t begin, std::int64_t end, std::int64_t worker) {
+      kernel.first_axis(p, begin, end, own + worker * scratch);
+    });
+    std::fill(sums.begin(), sums.end(), 0.0);
     run_pieces(frequencies, per_part, [&](std::int64_t begin, std::int64_t end, std::int64_t worker) {
       GridShells<T> part = p;
-      part.sums = sums.data() + begin / per_part * kGridCopies * shells;
+      part.sums = sums.data() + begin / per_part * of_item;
       kernel.other_axes(part, begin, end, own + worker * scratch);
     });
-    finish(sums, parts, 1, shells, to + item * shells);
+    finish(sums.data(), parts * kGridCopies, shells, to + item * shells);
   }
 }
 
@@ -144,9 +140,10 @@ Tensor spectra_grid_shells_cpu(const Tensor& x, const std::optional<Tensor>& win
   }
   if (shells < 1) refuse(kOp, ": shells must be at least 1, got ", shells);
   const auto* const number = static_cast<const std::int32_t*>(shell.const_data_ptr());
-  const auto [least, most] = std::minmax_element(number, number + modes);
-  if (*least < 0 || *most >= shells)
-    refuse(kOp, ": shell must be from 0 to ", shells - 1, ", got ", *least < 0 ? *least : *most);
+  std::int32_t least = 0, most = 0;
+  for (std::int64_t i = 0; i < modes; ++i) least = std::min(least, number[i]), most = std::max(most, number[i]);
+  if (least < 0 || most >= shells)
+    refuse(kOp, ": shell must be from 0 to ", shells - 1, ", got ", least < 0 ? least : most);
 
   Tensor out = torch::stable::new_zeros(x, {x.size(0), shells});
   if (x.size(0) == 0) return out;

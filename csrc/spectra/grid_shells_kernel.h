@@ -26,10 +26,11 @@ struct FourierAxis {
 template <class T>
 struct GridShells {
   const T* x;  // [items, samples]
-  std::int64_t items, axes;
+  std::int64_t axes;
   FourierAxis<T> axis[kMostAxes];
   std::int64_t rows;          // samples of the middle axes: of one frequency of the first axis, rows of the last
   std::int64_t blocks;        // of a row
+  std::int64_t together;      // frequencies of the first axis whose rows share lanes, because one has few
   const T* first_window;      // of the first axis, or null
   const T* other_window;      // [rows, last axis], products over the other axes, or null
   const std::int32_t* shell;  // [n/2 + 1 of every axis], each below `shells`
@@ -42,7 +43,7 @@ constexpr std::int64_t kGridCopies = 4;  // histograms in turns: an addition nee
 
 template <class T>
 struct GridShellsKernels {
-  int lanes;
+  int lanes, strips;  // strips: whose first axes are in scratch at a time
   // Strips [begin, end) of two blocks, counted through all items: the first axis, from samples to modes.
   void (*first_axis)(const GridShells<T>& p, std::int64_t begin, std::int64_t end, T* scratch);
   // Frequencies [begin, end) of the first axis, counted through all items: the other axes, from modes to sums.
