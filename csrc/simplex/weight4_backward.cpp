@@ -2,6 +2,7 @@
 #include <tuple>
 
 #include "core/parallel.h"
+#include "core/workspace.h"
 #include "simplex/weight4.h"
 
 namespace gramian {
@@ -11,6 +12,8 @@ std::tuple<Tensor, Tensor> simplex_weight4_backward_cpu(const Tensor& lengths, c
                                                         const Tensor& grad_action, const Tensor& grad_log_volume,
                                                         bool squared) {
   const Weight4BackwardCall call(lengths, labels, grad_action, grad_log_volume, squared);
+  for (double* grad : {call.problem.grad_lengths, call.problem.grad_labels})
+    prefer_huge_pages(grad, static_cast<std::size_t>(call.n * kEdges4) * sizeof(double));
   const auto& kernel = GRAMIAN_KERNELS(weight4);
   run_pieces(call.n, kSimplexGrain,
              [&](std::int64_t begin, std::int64_t end, std::int64_t) { kernel.backward(call.problem, begin, end); });
