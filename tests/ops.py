@@ -85,6 +85,7 @@ OPS = {
     "simplex_sixj": lambda dtype: [_spins(2, 2, 2, 2, 2, 2)],
     "simplex_sixj_blocks": lambda dtype: [_spins(2, 2, 2, 2), 4],
     "simplex_sixj_family": lambda dtype: [_spins(2, 2, 2, 2, 2), 3],
+    "simplex_sixj_table": lambda dtype: [torch.tensor(0), 3, 1000],
     "simplex_threej": lambda dtype: [_spins(2, 2, 2, 0, 0, 0)],
     "simplex_weight4": lambda dtype: _simplices(),
     "simplex_weight4_backward": lambda dtype: [
@@ -92,6 +93,7 @@ OPS = {
         torch.ones(3, dtype=torch.float64),
         torch.ones(3, dtype=torch.float64),
     ],
+    "spectra_grid_shells": lambda dtype: [rows(2, 4, 6, dtype=dtype), None, torch.arange(12).int().view(3, 4) % 5, 5],
     "spectra_kernel_sum": lambda dtype: [
         rows(6, 3, dtype=dtype),
         rows(5, 3, seed=1, dtype=dtype),

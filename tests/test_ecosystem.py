@@ -123,6 +123,18 @@ def test_a_result_is_the_same_in_inference_mode(name):
         same(make(), expected)
 
 
+# An estimator is a module, which torch makes on the default device; symbols of bare integers are tensors that torch makes there.
+FOLLOW_THE_DEFAULT_DEVICE = {"Estimate", "LayerConstant", "SingularValues", "SixjBlock", "SixjChunk", "SixjFamily"}
+
+
+@pytest.mark.parametrize("name", sorted(ops.RESULTS.keys() - FOLLOW_THE_DEFAULT_DEVICE))
+def test_a_result_stays_on_the_device_of_its_inputs(name):
+    make = ops.RESULTS[name]
+    expected = make()
+    with torch.device("meta"):
+        same(make(), expected)
+
+
 # ---- Processes ----
 
 

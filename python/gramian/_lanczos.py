@@ -48,7 +48,7 @@ def lanczos(
         return total(q @ q).sqrt()
 
     def fresh(basis: Tensor) -> Tensor:
-        q: Tensor = torch.randn(size, generator=generator, dtype=torch.float64)[part].to(device)
+        q: Tensor = torch.randn(size, generator=generator, dtype=torch.float64, device="cpu")[part].to(device)
         for _ in range(2):
             q = q - basis @ total(basis.mT @ q)
         return q.div(norm(q))

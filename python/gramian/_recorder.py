@@ -119,7 +119,9 @@ class AlignmentRecorder:
                 f"AlignmentRecorder: curve must be one of {', '.join(AlignmentRecord._fields[2:])} "
                 f"of one of {', '.join(self.sets)}, got {what} of {name}"
             )
-        return torch.tensor([getattr(r, what) for r in self.records if r.name == name], dtype=torch.float64)
+        return torch.tensor(
+            [getattr(r, what) for r in self.records if r.name == name], dtype=torch.float64, device="cpu"
+        )
 
     @property
     def steps(self) -> list[int]:

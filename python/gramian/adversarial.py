@@ -169,9 +169,9 @@ def _length(x: Tensor) -> Tensor:
 
 def _drawn(x: Tensor, eps: float, norm: Norm, generator: torch.Generator | None) -> Tensor:
     if norm == "linf":
-        return (2 * torch.rand(x.shape, generator=generator, dtype=x.dtype) - 1).to(x.device) * eps
-    direction = torch.randn(x.shape, generator=generator, dtype=x.dtype)
-    radius = torch.rand(len(x), generator=generator, dtype=x.dtype).pow(1 / direction[0].numel())
+        return (2 * torch.rand(x.shape, generator=generator, dtype=x.dtype, device="cpu") - 1).to(x.device) * eps
+    direction = torch.randn(x.shape, generator=generator, dtype=x.dtype, device="cpu")
+    radius = torch.rand(len(x), generator=generator, dtype=x.dtype, device="cpu").pow(1 / direction[0].numel())
     return (direction / _length(direction) * radius.view(-1, *[1] * (x.ndim - 1)) * eps).to(x.device)
 
 

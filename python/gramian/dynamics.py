@@ -429,9 +429,9 @@ def cscore(
     learned = round(n * share)
     if not 1 <= learned < n:
         raise ValueError(f"{op}: share must leave samples on both sides, got {share} of {n}")
-    hits, tries = (torch.zeros(n, dtype=torch.float64) for _ in range(2))
+    hits, tries = (torch.zeros(n, dtype=torch.float64, device="cpu") for _ in range(2))
     for _ in progress_bar(range(runs), op, shown=progress):
-        order = torch.randperm(n, generator=generator)
+        order = torch.randperm(n, generator=generator, device="cpu")
         inside, outside = order[:learned], order[learned:]
         predict = fit(x[inside], labels[inside])
         with torch.no_grad():

@@ -107,27 +107,27 @@ def bootstrap(
     else:
         found = _pair_replicates(_gram(whole, aim, loss), times, shares) * (0.5 if loss == "zero_one" else 1)
     known = torch.stack(list(estimate[:5]))
-    ends = torch.tensor([(1 - level) / 2, (1 + level) / 2], dtype=torch.float64)
+    ends = torch.tensor([(1 - level) / 2, (1 + level) / 2], dtype=torch.float64, device="cpu")
     low, high = torch.nanquantile(found, ends, dim=1)
     if kind == "basic":
         low, high = 2 * known - high, 2 * known - low
-    nan = torch.full((2,), torch.nan, dtype=torch.float64)
+    nan = torch.full((2,), torch.nan, dtype=torch.float64, device="cpu")
     low, high = (torch.cat([torch.where(known.isnan(), torch.nan, end), nan]) for end in (low, high))
     return Intervals(estimate, Decomposition(*low.unbind()), Decomposition(*high.unbind()))
 
 
 def _draws(rows: int, count: int, generator: torch.Generator | None) -> Tensor:
     """How often each of `count` things comes up in as many draws, ``[rows, count]`` float64."""
-    drawn = torch.randint(count, (rows, count), generator=generator)
-    return torch.zeros(rows, count, dtype=torch.float64).scatter_add_(
-        1, drawn, torch.ones((), dtype=torch.float64).expand_as(drawn)
+    drawn = torch.randint(count, (rows, count), generator=generator, device="cpu")
+    return torch.zeros(rows, count, dtype=torch.float64, device="cpu").scatter_add_(
+        1, drawn, torch.ones((), dtype=torch.float64, device="cpu").expand_as(drawn)
     )
 
 
 def _gram(whole: Tensor, target: Tensor, loss: str) -> Tensor:
     """Inner products of the models' deviations from the target, mean over points, ``[sets, seeds, sets, seeds]``."""
     sets, seeds, n = whole.shape[:3]
-    gram = torch.zeros(sets * seeds, sets * seeds, dtype=torch.float64)
+    gram = torch.zeros(sets * seeds, sets * seeds, dtype=torch.float64, device="cpu")
     step = max(1, CHUNK // (sets * seeds * target.shape[1]))
     for begin in range(0, n, step):
         part = whole[:, :, begin : begin + step]
@@ -151,7 +151,7 @@ def _pair_replicates(gram: Tensor, times: Tensor, shares: Tensor) -> Tensor:
         error = ((share * errors).sum(2) * drawn).sum(1) / sets
         half = torch.einsum("rsi,sitj->rstj", share, apart)
         means = torch.einsum("rstj,rtj->rst", half, share)
-        pairs = drawn[:, :, None] * drawn[:, None] * (1 - torch.eye(sets, dtype=torch.float64))
+        pairs = drawn[:, :, None] * drawn[:, None] * (1 - torch.eye(sets, dtype=torch.float64, device="cpu"))
         variance = (means * pairs).sum((1, 2)) / pairs.sum((1, 2))  # 0 / 0 where one set was drawn every time
         distinct = 1 - share.square().sum(2)
         told = drawn * (distinct > 1e-9)  # sets that drew two seeds or more
@@ -163,7 +163,7 @@ def _pair_replicates(gram: Tensor, times: Tensor, shares: Tensor) -> Tensor:
 
 def _plug_in_replicates(whole: Tensor, target: Tensor, times: Tensor, shares: Tensor) -> Tensor:
     sets, _, n, c = whole.shape
-    total = torch.zeros(5, len(times), dtype=torch.float64)
+    total = torch.zeros(5, len(times), dtype=torch.float64, device="cpu")
     step = max(1, CHUNK // (sets * c * len(times)))
     for begin in range(0, n, step):
         logs = whole[:, :, begin : begin + step].double().log_softmax(-1)

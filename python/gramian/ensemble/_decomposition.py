@@ -102,8 +102,8 @@ class _Set:
 
     def __init__(self, n: int, c: int) -> None:
         self.seeds = 0
-        self.sums = torch.zeros(n, c, dtype=torch.float64)
-        self.squares = torch.zeros(n, dtype=torch.float64)
+        self.sums = torch.zeros(n, c, dtype=torch.float64, device="cpu")
+        self.squares = torch.zeros(n, dtype=torch.float64, device="cpu")
 
 
 # What of a set enters the decomposition, summed over sets: `deviation` [n, c] of the set's mean from the target, the rest [n].
@@ -185,7 +185,9 @@ class BiasVariance:
             one = self._sets[training_set] = _Set(n, c)
         one.seeds += len(predicted)
         if self.loss == "zero_one":
-            one.sums.scatter_add_(1, predicted.mT, torch.ones((), dtype=torch.float64).expand(n, len(predicted)))
+            one.sums.scatter_add_(
+                1, predicted.mT, torch.ones((), dtype=torch.float64, device="cpu").expand(n, len(predicted))
+            )
         elif self.loss == "squared":
             _accumulate(predicted, self.target, one.sums, one.squares)
         else:

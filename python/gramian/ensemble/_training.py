@@ -81,13 +81,13 @@ def draw_sets(
     if how not in ("bootstrap", "subset", "split"):
         raise ValueError(f"draw_sets: how must be bootstrap, subset or split, got {how}")
     if how == "bootstrap":
-        return torch.randint(n, (sets, size), generator=generator)
+        return torch.randint(n, (sets, size), generator=generator, device="cpu")
     wanted = size if how == "subset" else sets * size
     if wanted > n:
         raise ValueError(f"draw_sets: size must be at most {n // (wanted // size)} for {n} samples, got {size}")
     if how == "split":
-        return torch.randperm(n, generator=generator)[:wanted].view(sets, size)
-    return torch.stack([torch.randperm(n, generator=generator)[:size] for _ in range(sets)])
+        return torch.randperm(n, generator=generator, device="cpu")[:wanted].view(sets, size)
+    return torch.stack([torch.randperm(n, generator=generator, device="cpu")[:size] for _ in range(sets)])
 
 
 def train(
@@ -207,7 +207,7 @@ def _claim(folder: Path, run: _Run, sets: Tensor, numbers: dict[str, int]) -> No
     """Write what the run is into its folder, or compare with what is there."""
     with torch.random.fork_rng(devices=[]):
         model = run.make()
-    trial = run.optimizer([torch.zeros(1, requires_grad=True)])
+    trial = run.optimizer([torch.zeros(1, requires_grad=True, device="cpu")])
     tensors = {"x": run.x, "y": run.y, "points": run.points, "sets": sets}
     plain = {key: value for key, value in trial.defaults.items() if isinstance(value, (int, float, tuple, type(None)))}
     asked = {
@@ -308,8 +308,8 @@ def _fit(run: _Run, rows: Tensor, seeds: range, path: Path | None) -> dict[str, 
     parameters = [p.detach().requires_grad_() for p in stack.params.values()]
     stack.params = dict(zip(stack.params, parameters, strict=True))
     optimizer = run.optimizer(parameters)
-    losses, step = torch.zeros(m), 0
-    order = torch.empty(m, 0, dtype=torch.int64)  # samples that are still to come in this epoch
+    losses, step = torch.zeros(m, device="cpu"), 0
+    order = torch.empty(m, 0, dtype=torch.int64, device="cpu")  # samples that are still to come in this epoch
     resume = None if path is None else path.with_suffix(".state")
     if resume is not None and resume.exists():
         state = torch.load(resume, weights_only=True)
@@ -335,7 +335,7 @@ def _fit(run: _Run, rows: Tensor, seeds: range, path: Path | None) -> dict[str, 
                 inputs, targets = whole
             else:
                 if order.shape[1] < run.batch:
-                    order = torch.stack([torch.randperm(len(rows)) for _ in range(m)])
+                    order = torch.stack([torch.randperm(len(rows), device="cpu") for _ in range(m)])
                 picked, left = order[:, : run.batch], order[:, run.batch :]
                 inputs, targets = x[picked], y[picked]
             now = stack.losses(inputs, targets)

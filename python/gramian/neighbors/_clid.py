@@ -78,7 +78,7 @@ def predict(labels: Tensor, nearest: Neighbors, *, weights: Tensor | None = None
     if indices.shape[1] == 1 and weights is None:
         return torch.where(indices >= 0, labels[indices.clamp(min=0)], -1)[:, 0]
     classes = int(labels.max()) + 1 if len(labels) else 1
-    ballots = torch.ones(()).expand(indices.shape) if weights is None else weights
+    ballots = torch.ones((), device="cpu").expand(indices.shape) if weights is None else weights
     ballots = ballots.where(indices >= 0, 0)
     rows = max(1, (1 << 24) // classes)
     winners = [
@@ -198,7 +198,7 @@ def _split(op: str, train: float | Tensor, rows: Tensor, generator: torch.Genera
         learned = round(n * train)
         if not 1 <= learned < n:
             raise ValueError(f"{op}: train must leave rows on both sides, got {train} of {n} rows")
-        train = torch.randperm(n, generator=generator)[:learned].to(rows.device)
+        train = torch.randperm(n, generator=generator, device="cpu")[:learned].to(rows.device)
     held_out = torch.ones(n, dtype=torch.bool, device=rows.device)
     held_out[train] = False
     if not 0 < int(held_out.sum()) < n:
@@ -306,7 +306,7 @@ def clid(
 
 def joined(names: tuple[str, ...], found: list[list[float]], weights: tuple[float, float]) -> Clid:
     """Join the learnability and the dimension of each representation to its score."""
-    columns = torch.tensor(found, dtype=torch.float64).unbind(1)
+    columns = torch.tensor(found, dtype=torch.float64, device="cpu").unbind(1)
     terms = [_standardize(column, name) for column, name in zip(columns, ("learnability", "dimension"), strict=True)]
     return Clid(names, columns[0], columns[1], weights[0] * terms[0] + weights[1] * terms[1])
 

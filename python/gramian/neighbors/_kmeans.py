@@ -105,7 +105,7 @@ _autograd.register(_assign, setup_context=_assign_setup, backward=_assign_backwa
 
 
 def _uniforms(rows: int, columns: int, generator: torch.Generator | None) -> Tensor:
-    return torch.rand(rows, columns, generator=generator, dtype=torch.float64)
+    return torch.rand(rows, columns, generator=generator, dtype=torch.float64, device="cpu")
 
 
 def _float64(weights: Tensor | None) -> Tensor | None:

@@ -69,7 +69,7 @@ class ComplexWeight(NamedTuple):
 
 def _matrix(entries: Tensor, n: int) -> Tensor:
     """Symmetric ``[..., n + 1, n + 1]`` with zero diagonal from one entry an edge."""
-    position = torch.zeros(n + 1, n + 1, dtype=torch.int64)
+    position = torch.zeros(n + 1, n + 1, dtype=torch.int64, device="cpu")
     for e, (i, j) in enumerate(itertools.combinations(range(n + 1), 2)):
         position[i, j] = position[j, i] = e + 1
     padded = torch.cat([torch.zeros_like(entries[..., :1]), entries], -1)

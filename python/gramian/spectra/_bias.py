@@ -214,7 +214,7 @@ def wave_noise(
     if form == "radial":
         radial: Tensor = (k * flat.norm(dim=1)).sin()
         return radial.to(x.dtype)
-    chosen = torch.rand(flat.shape[1], directions, generator=generator, dtype=torch.float64)
+    chosen = torch.rand(flat.shape[1], directions, generator=generator, dtype=torch.float64, device="cpu")
     waves = (k * flat @ (chosen / chosen.norm(dim=0))).sin().mean(1)
     scaled: Tensor = waves * (0.5 / waves.square().mean().clamp_min(1e-300)).sqrt()
     return scaled.to(x.dtype)
@@ -289,7 +289,11 @@ class FrequencyRecorder:
     @property
     def heat(self) -> Tensor:
         """Share of each amplitude at each recording, ``[s, k]`` float64."""
-        return torch.stack(self._rows) if self._rows else torch.zeros(0, len(self.frequencies), dtype=torch.float64)
+        return (
+            torch.stack(self._rows)
+            if self._rows
+            else torch.zeros(0, len(self.frequencies), dtype=torch.float64, device="cpu")
+        )
 
     def save(self, path: Path) -> None:
         """Write all recordings as JSON."""
@@ -416,8 +420,8 @@ def learned_at(heat: Tensor, steps: Sequence[int], *, threshold: float = 0.5) ->
     """
     if heat.dim() != 2 or len(heat) != len(steps):
         raise ValueError(f"learned_at: heat must be [{len(steps)}, k] for these steps, got shape {tuple(heat.shape)}")
-    at = torch.tensor([*steps, math.inf], dtype=torch.float64)
-    reached = torch.cat([heat >= threshold, torch.ones(1, heat.shape[1], dtype=torch.bool)])
+    at = torch.tensor([*steps, math.inf], dtype=torch.float64, device="cpu")
+    reached = torch.cat([heat >= threshold, torch.ones(1, heat.shape[1], dtype=torch.bool, device="cpu")])
     return at[reached.byte().argmax(0)]
 
 
@@ -479,7 +483,7 @@ def perturbed_amplitudes(
         out: Tensor = torch.func.functional_call(model, params, (inputs,))
         return out.reshape(len(inputs))
 
-    total = torch.zeros(len(norms), len(k), dtype=torch.float64)
+    total = torch.zeros(len(norms), len(k), dtype=torch.float64, device="cpu")
     model.eval()
     try:
         with torch.no_grad():
@@ -487,7 +491,8 @@ def perturbed_amplitudes(
             for begin in range(0, directions, together):
                 count = min(together, directions - begin)
                 drawn = {
-                    name: torch.randn(count, *p.shape, generator=generator, dtype=p.dtype) for name, p in start.items()
+                    name: torch.randn(count, *p.shape, generator=generator, dtype=p.dtype, device="cpu")
+                    for name, p in start.items()
                 }
                 length = torch.stack([d.flatten(1).double().square().sum(1) for d in drawn.values()]).sum(0).sqrt()
                 for row, norm in enumerate(norms):

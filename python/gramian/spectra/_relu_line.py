@@ -46,7 +46,7 @@ def _crossings(t: Tensor, z: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
 class _Line:
     def __init__(self, op: str, max_pieces: int | None) -> None:
         self.op, self.max_pieces = op, max_pieces
-        self.t = torch.tensor([0.0, 1.0], dtype=torch.float64)
+        self.t = torch.tensor([0.0, 1.0], dtype=torch.float64, device="cpu")
 
     def split(self, z: Tensor) -> tuple[Callable[[Tensor], Tensor], Tensor]:
         flat = z.flatten(1)
@@ -69,8 +69,10 @@ class _Line:
                 f"{self.op}: max_pieces must be at least {total - 1} for this model, got {self.max_pieces}"
             )
         # An old knot moves up by the new ones before it, a new one by the old ones up to its piece's beginning.
-        new_at = old_piece + 1 + torch.arange(len(old_piece))
-        old_at = torch.arange(len(self.t)) + torch.searchsorted(old_piece, torch.arange(len(self.t)))
+        new_at = old_piece + 1 + torch.arange(len(old_piece), device="cpu")
+        old_at = torch.arange(len(self.t), device="cpu") + torch.searchsorted(
+            old_piece, torch.arange(len(self.t), device="cpu")
+        )
 
         def spread(value: Tensor) -> Tensor:
             out = value.new_empty((total, *value.shape[1:]))
@@ -79,7 +81,7 @@ class _Line:
             out[new_at] = value[old_piece] + weight * (value[old_piece + 1] - value[old_piece])
             return out
 
-        t = torch.empty(total, dtype=torch.float64)
+        t = torch.empty(total, dtype=torch.float64, device="cpu")
         t[old_at], t[new_at] = self.t, at[first]
         self.t = t
         grown = spread(flat)
@@ -188,7 +190,7 @@ def pieces_fourier(pieces: Pieces, frequencies: Tensor, *, subtract_chord: bool 
     length, middle = t.diff(), (t[1:] + t[:-1]) / 2
     mean = length[:, None] * (values[1:] + values[:-1]) / 2
     half = length[:, None] * values.diff(dim=0) / 2
-    out = torch.empty(len(k), values.shape[1], dtype=torch.complex128)
+    out = torch.empty(len(k), values.shape[1], dtype=torch.complex128, device="cpu")
     for begin in range(0, len(k), step := max(1, CHUNK // max(1, len(length)))):
         part = k[begin : begin + step, None]
         even, odd = edge_factors(math.pi * part * length)

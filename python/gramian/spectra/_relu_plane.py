@@ -58,7 +58,9 @@ def _cut(corners: Tensor, heights: Tensor) -> tuple[Tensor, Tensor]:
             crossing = (x + s * (x2 - x), y + s * (y2 - y))
             below.append(crossing)
             above.append(crossing)
-    return torch.tensor(below, dtype=torch.float64), torch.tensor(above, dtype=torch.float64)
+    return torch.tensor(below, dtype=torch.float64, device="cpu"), torch.tensor(
+        above, dtype=torch.float64, device="cpu"
+    )
 
 
 class _Plane:
@@ -105,7 +107,7 @@ class _Plane:
             if self.max_regions is not None and len(regions) > self.max_regions:
                 raise ValueError(f"{self.op}: max_regions must be more for this model, got {self.max_regions}")
         self.regions = regions
-        rows = torch.tensor(parents)
+        rows = torch.tensor(parents, device="cpu")
 
         def spread(value: Tensor) -> Tensor:
             return value.view(-1, 3, *value.shape[1:])[rows].flatten(0, 1)
@@ -177,7 +179,7 @@ def _plane(
     if (origin is None) != (axes is None):
         raise ValueError(f"{op}: origin and axes must be given together, got one")
     if origin is None or axes is None:
-        base, along = torch.zeros(2, dtype=torch.float64), torch.eye(2, dtype=torch.float64)
+        base, along = torch.zeros(2, dtype=torch.float64, device="cpu"), torch.eye(2, dtype=torch.float64, device="cpu")
     else:
         base, along = check_end(op, "origin", origin), check_end(op, "axes", axes)
     if along.shape != (2, *base.shape):
@@ -185,7 +187,7 @@ def _plane(
     network, plane = Network(op, model), _Plane(op, window, max_regions)
     out = network.run(torch.stack([base, base + along[0], base + along[1]]), plane)
     anchors = out.view(len(plane.regions), 3, -1)
-    sizes = torch.tensor([0, *(len(region) for region in plane.regions)])
+    sizes = torch.tensor([0, *(len(region) for region in plane.regions)], device="cpu")
     values = [plane.at(a, region) for a, region in zip(anchors, plane.regions, strict=True)]
     slopes = (anchors[:, 1:] - anchors[:, :1]).mT
     return Regions(torch.cat(plane.regions), sizes.cumsum(0), torch.cat(values), slopes, plane.lost)
@@ -194,8 +196,8 @@ def _plane(
 def _following(regions: Regions) -> tuple[Tensor, Tensor]:
     """For each corner: the next of its region, and its region."""
     count = regions.offsets.diff()
-    region = torch.repeat_interleave(torch.arange(len(count)), count)
-    next_corner = torch.arange(len(region)) + 1
+    region = torch.repeat_interleave(torch.arange(len(count), device="cpu"), count)
+    next_corner = torch.arange(len(region), device="cpu") + 1
     next_corner[regions.offsets[1:] - 1] = regions.offsets[:-1]
     return next_corner, region
 
@@ -237,7 +239,7 @@ def regions_fourier(regions: Regions, frequencies: Tensor) -> Tensor:
     """
     k = check_frequencies("regions_fourier", frequencies, 2)
     corners, _, values, slopes, _ = regions
-    out = torch.empty(len(k), values.shape[1], dtype=torch.complex128)
+    out = torch.empty(len(k), values.shape[1], dtype=torch.complex128, device="cpu")
     if len(k) == 0:
         return out
     across = float((corners.amax(0) - corners.amin(0)).norm())
@@ -262,14 +264,16 @@ def regions_fourier(regions: Regions, frequencies: Tensor) -> Tensor:
         of_values = (flux * even) @ mean.to(flux.dtype) - 1j * ((flux * odd) @ half.to(flux.dtype))
         # int e^{-ik.x} over each region, summed with its gradient along k
         gradient = torch.einsum("rcd,kd->krc", slopes, angular) / square[:, :, None]
-        of_ones = torch.zeros(len(picked), len(slopes), dtype=flux.dtype).index_add_(1, region, flux * even)
+        of_ones = torch.zeros(len(picked), len(slopes), dtype=flux.dtype, device="cpu").index_add_(
+            1, region, flux * even
+        )
         out[picked] = of_values - 1j * torch.einsum("krc,kr->kc", gradient.to(flux.dtype), of_ones)
     return out
 
 
 def _gauss(points: int) -> tuple[Tensor, Tensor]:
     """Gauss and Legendre's rule on [0, 1], by the eigenvalues of its Jacobi matrix."""
-    j = torch.arange(1, points, dtype=torch.float64)
+    j = torch.arange(1, points, dtype=torch.float64, device="cpu")
     beside = j / (4 * j * j - 1).sqrt()
     nodes, vectors = torch.linalg.eigh(torch.diag(beside, 1) + torch.diag(beside, -1))
     return (nodes + 1) / 2, vectors[0].square()
@@ -284,8 +288,8 @@ def _by_quadrature(regions: Regions, k: Tensor) -> Tensor:
     r, s = (g.flatten() for g in torch.meshgrid(u, u, indexing="ij"))
     share = torch.stack([1 - r, r * (1 - s), r * s], 1)
     weights = (weight[:, None] * weight).flatten() * r
-    total = torch.zeros(len(k), values.shape[1], dtype=torch.complex128)
-    triangles = torch.stack([apex, torch.arange(len(corners)), following], 1)
+    total = torch.zeros(len(k), values.shape[1], dtype=torch.complex128, device="cpu")
+    triangles = torch.stack([apex, torch.arange(len(corners), device="cpu"), following], 1)
     for part in torch.split(triangles, 4096):
         x, f = share @ corners[part], share @ values[part]
         one, other = (corners[part[:, i]] - corners[part[:, 0]] for i in (1, 2))
