@@ -137,17 +137,43 @@ def test_scaled_can_keep_its_start_and_moves_with_its_copy():
     assert linearize(network(3, 5, 2)).float()(x.float()).dtype == torch.float32
 
 
-def test_diagonal_flow_is_the_run_of_the_network():
+class Diagonal(nn.Module):
+    def __init__(self, start):
+        super().__init__()
+        self.u, self.v = nn.Parameter(start.sqrt()), nn.Parameter(start.sqrt())
+
+    def forward(self, x):
+        return (x @ (self.u * self.v))[:, None]
+
+
+def test_diagonal_flow_solves_the_network_exactly():
+    target, start = torch.tensor([3.0, 1.0, 0.2]).double(), torch.tensor([1e-3, 2e-3, 0.3]).double()
+
+    def slope(w):  # gradient flow of half the squared distance, by autograd
+        with torch.enable_grad():
+            loss = (target - w[0] * w[1]).square().sum() / 2
+            return -torch.autograd.grad(loss, w)[0]
+
+    w, step, passed = torch.stack([start.sqrt(), start.sqrt()]).requires_grad_(), 2e-3, []
+    for _ in range(3000):  # Runge and Kutta: the error is of order step^4
+        passed.append((w[0] * w[1]).detach())
+        a = slope(w)
+        b = slope(w + step / 2 * a)
+        c = slope(w + step / 2 * b)
+        w = (w + step / 6 * (a + 2 * b + 2 * c + slope(w + step * c))).detach().requires_grad_()
+    times = step * torch.arange(3000).double()
+    torch.testing.assert_close(diagonal_flow(target, start, times), torch.stack(passed), rtol=1e-9, atol=1e-12)
+
+
+def test_diagonal_network_learns_modes_in_turn_and_all_at_once_where_linear():
     target, start = torch.tensor([3.0, 1.0, 0.2]).double(), torch.full((3,), 1e-3).double()
-    u, v, step = start.sqrt(), start.sqrt(), 1e-3
-    for _ in range(3000):
-        residual = target - u * v
-        u, v = u + step * residual * v, v + step * residual * u
-    got = diagonal_flow(target, start, torch.tensor([3.0]).double())[0]
-    torch.testing.assert_close(got, u * v, rtol=2e-2, atol=1e-4)
-    half = diagonal_flow(target, start, torch.linspace(0, 30, 3001).double()) >= target / 2
-    when = half.int().argmax(0).double()
+    times = torch.linspace(0, 30, 3001).double()
+    when = (diagonal_flow(target, start, times) >= target / 2).int().argmax(0).double()
     assert when[0] < when[1] / 2.5 < when[2] / 9  # one after the other, the strongest first
+    x, rate = torch.eye(3).double(), 100.0
+    linear = fit(linearize(Diagonal(start)), x, target[:, None], rate=rate, steps=8)[..., 0]
+    left = (1 - 2 * rate * start) ** torch.arange(9)[:, None]  # the kernel of mode j is u_j^2 + v_j^2, the same for all
+    torch.testing.assert_close(linear, target + left * (start - target))
 
 
 # ---- Groups and progress ----

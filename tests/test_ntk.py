@@ -471,14 +471,11 @@ def test_empirical_ntk_is_the_same_within_little_memory(monkeypatch):
     model, x = nn.Sequential(*LAYERS["residual"][1]()).double().eval(), layer_inputs(IMAGE)
     kernels = {outputs: ntk.empirical_ntk(model, x, outputs=outputs) for outputs in ("full", "trace")}
     monkeypatch.setattr(ntk, "_WRITTEN_BYTES", 1)  # one layer at a time
-    monkeypatch.setattr(ntk, "_KEPT_BYTES", 1)  # of a trace, one output at a time
     for outputs, kernel in kernels.items():
-        for size in (None, 2, 5):
-            assert relative_error(ntk.empirical_ntk(model, x, outputs=outputs, block_size=size), kernel) < 1e-12
-            assert (
-                relative_error(ntk.empirical_ntk(model, x, x[:3], outputs=outputs, block_size=size), kernel[:, :3])
-                < 1e-12
-            )
+        for size in (None, 2, 5):  # of a trace, one output at a time
+            little = {"outputs": outputs, "block_size": size, "memory_bytes": 1}
+            assert relative_error(ntk.empirical_ntk(model, x, **little), kernel) < 1e-12
+            assert relative_error(ntk.empirical_ntk(model, x, x[:3], **little), kernel[:, :3]) < 1e-12
 
 
 @pytest.mark.parametrize(("n", "m"), [(513, None), (512, 513), (40, 600), (512, None)])
@@ -600,6 +597,7 @@ class Wrapped(nn.Module):
         (nn.Linear(9, 2), {"outputs": 2}, "outputs must be an output below 2, got 2"),
         (nn.Linear(9, 2), {"outputs": "all"}, "outputs must be 'full', 'trace', 'sum' or a number, got 'all'"),
         (nn.Linear(9, 2), {"block_size": 0}, "block_size must be at least 1, got 0"),
+        (nn.Linear(9, 2), {"memory_bytes": 0}, "memory_bytes must be at least 1, got 0"),
         (nn.Linear(9, 2), {"x1": torch.ones(0, 9)}, "x1 must have at least one sample, got 0"),
         (nn.Linear(9, 2), {"x2": torch.ones(0, 9)}, "x2 must have at least one sample, got 0"),
         (nn.Linear(9, 2), {"x2": torch.ones(3, 8)}, "x2 must have samples like x1 (9,), got (8,)"),

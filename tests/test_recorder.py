@@ -61,6 +61,19 @@ def test_recorder_reads_the_kernel_along_the_run(tmp_path):
     assert [ntk.AlignmentRecord(**r) for r in saved] == recorder.records
 
 
+def test_recorder_takes_either_form_of_the_labels():
+    model, x, labels = problem()
+    recorder = ntk.AlignmentRecorder(model, {"train": (x, labels)}, labels="vector", params=["3.weight"])
+    recorder.record(0)
+    model.eval()
+    kernel = ntk.empirical_ntk(model, x, params=["3.weight"]).double()
+    expected = ntk.label_alignment(kernel, labels, labels="vector")
+    torch.testing.assert_close(recorder.records[0].alignment, float(expected))
+    torch.testing.assert_close(recorder.records[0].trace, float(torch.einsum("nncc->", kernel)))
+    with refuses("AlignmentRecorder: labels must be 'kernel' or 'vector', got 'both'"):
+        ntk.AlignmentRecorder(model, {"train": (x, labels)}, labels="both")
+
+
 def test_complexity_grows_with_corrupted_labels():
     ends = []
     for corrupted in (0, 20, 40):

@@ -12,6 +12,7 @@ __all__ = [
     "center",
     "effective_rank",
     "label_alignment",
+    "label_energy",
     "label_kernel",
     "spectrum",
     "trace_ratio",
@@ -201,6 +202,47 @@ def label_alignment(
     vector = (one_hot - one_hot.mean(0)).reshape(-1)
     matrix = _matrix("label_alignment", "K", center(K))
     return torch.dot(vector, matrix @ vector) / (matrix.square().sum().sqrt() * vector.square().sum())
+
+
+def label_energy(K: Tensor, y: Tensor) -> Tensor:  # noqa: N803
+    r"""Share of the labels that each mode of a centred kernel holds, :math:`\|u_j^\top y\|^2 / \|y\|^2`, the top mode first.
+
+    Args:
+        K: ``[n, n]``, or ``[n, n, c, c]``, whose modes are over pairs of sample and output; symmetric, float32 or float64.
+        y: ``[n]`` class numbers, or ``[n, c]`` targets; centred over the samples.
+
+    Returns:
+        ``[n]`` or ``[n c]``, in the order of ``spectrum(center(K))``, dimensionless; it sums to 1.
+
+    Raises:
+        ValueError: ``K`` is not square, ``y`` does not fit ``K``.
+
+    Cost:
+        ``9 n³`` flops (LAPACK); extra memory: a centred copy and the eigenvectors.
+
+    Accuracy:
+        That of the eigenvectors: where eigenvalues are close only the sum over them is determined.
+
+    Differentiable where eigenvalues are distinct.
+
+    References:
+        Baratin et al., arXiv:2008.00938 (the top modes align with the labels).
+
+    Example:
+        >>> label_energy(label_kernel(torch.tensor([0, 1, 0, 1])), torch.tensor([0, 1, 0, 1]))[0].round(decimals=4)
+        tensor(1.)
+    """
+    _square("label_energy", "K", K)
+    full = K.ndim == 4
+    one_hot = _one_hot("label_energy", y, K.shape[-1] if full else None, K.dtype)
+    if one_hot.shape[0] != K.shape[0] or (full and one_hot.shape[1] != K.shape[-1]):
+        raise ValueError(
+            f"label_energy: y must have a label for each sample of K {tuple(K.shape)}, got {tuple(y.shape)}"
+        )
+    targets = one_hot - one_hot.mean(0)
+    modes = torch.linalg.eigh(_matrix("label_energy", "K", center(K))).eigenvectors.flip(1)
+    along = modes.mT @ (targets.reshape(-1, 1) if full else targets)
+    return cast("Tensor", along.square().sum(1) / targets.square().sum())
 
 
 def spectrum(K: Tensor, k: int | None = None) -> Tensor:  # noqa: N803

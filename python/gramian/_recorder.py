@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib
 import json
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -19,12 +19,12 @@ __all__ = ["AlignmentRecord", "AlignmentRecorder"]
 
 
 class AlignmentRecord(NamedTuple):
-    """What one set of samples shows at one moment; all numbers are of the trace kernel of that set.
+    """What one set of samples shows at one moment; all numbers but the alignment are of the trace kernel of that set.
 
     Attributes:
         step: as given by the loop.
         name: of the set.
-        alignment: with the kernel of the labels, centred.
+        alignment: with the labels, centred, in the recorder's form.
         effective_rank: of the centred kernel.
         top_share: of the centred kernel's trace that its largest ``c`` modes hold, ``c`` the number of classes.
         trace: of the kernel, the squared norm of all tangent features.
@@ -60,22 +60,30 @@ class AlignmentRecorder:
     """
 
     def __init__(
-        self, model: nn.Module, sets: Mapping[str, tuple[Tensor, Tensor]], *, params: Sequence[str] | None = None
+        self,
+        model: nn.Module,
+        sets: Mapping[str, tuple[Tensor, Tensor]],
+        *,
+        params: Sequence[str] | None = None,
+        labels: Literal["kernel", "vector"] = "kernel",
     ) -> None:
-        """Take the model and named sets of samples ``[n, ...]`` with integer labels ``[n]``.
+        """Take the model and named sets of samples ``[n, ...]`` with integer labels ``[n]``; `labels` as in `ntk.label_alignment`.
 
         Raises:
             ValueError: no sets, or labels that do not fit their samples.
         """
+        if labels not in ("kernel", "vector"):
+            raise ValueError(f"AlignmentRecorder: labels must be 'kernel' or 'vector', got {labels!r}")
         if not sets:
             raise ValueError("AlignmentRecorder: sets must hold at least one, got none")
-        for name, (x, labels) in sets.items():
-            if labels.shape != (len(x),) or labels.is_floating_point():
+        for name, (x, y) in sets.items():
+            if y.shape != (len(x),) or y.is_floating_point():
                 raise ValueError(
-                    f"AlignmentRecorder: sets must have labels [n] of integers, got shape {tuple(labels.shape)} "
-                    f"{labels.dtype} for {len(x)} samples of {name!r}"
+                    f"AlignmentRecorder: sets must have labels [n] of integers, got shape {tuple(y.shape)} "
+                    f"{y.dtype} for {len(x)} samples of {name!r}"
                 )
         self.model, self.sets, self.params = model, dict(sets), params
+        self.labels: Literal["kernel", "vector"] = labels
         self.records: list[AlignmentRecord] = []
         self._before: list[Tensor] = []
 
@@ -91,8 +99,10 @@ class AlignmentRecorder:
         modes = {module: module.training for module in self.model.modules()}
         self.model.eval()
         try:
-            for name, (x, labels) in self.sets.items():
-                kernel = empirical_ntk(self.model, x, outputs="trace", params=self.params).double()
+            for name, (x, y) in self.sets.items():
+                outputs: Literal["full", "trace"] = "full" if self.labels == "vector" else "trace"
+                measured = empirical_ntk(self.model, x, outputs=outputs, params=self.params).double()
+                kernel = torch.einsum("nmcc->nm", measured) if self.labels == "vector" else measured
                 centered = center(kernel)
                 before = last.get(name)
                 complexity = 0.0 if before is None else before.complexity + moved * before.trace**0.5
@@ -100,9 +110,9 @@ class AlignmentRecorder:
                     AlignmentRecord(
                         step,
                         name,
-                        float(label_alignment(kernel, labels)),
+                        float(label_alignment(measured, y, labels=self.labels)),
                         float(effective_rank(centered)),
-                        float(trace_ratio(centered, min(len(torch.unique(labels)), len(x)))),
+                        float(trace_ratio(centered, min(len(torch.unique(y)), len(x)))),
                         float(kernel.trace()),
                         moved,
                         complexity,

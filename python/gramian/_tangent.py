@@ -19,10 +19,13 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.graph import GradientEdge, get_gradient_edge
 from torch.nn import functional as F  # noqa: N812
+from torch.nn.utils.parametrize import is_parametrized
 from torch.utils import _pytree as pytree
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Sequence
+
+    from torch.autograd.graph import Node
 
 __all__ = ["RULES", "Call", "Factors", "Part", "Recording", "factors_of", "record"]
 
@@ -88,13 +91,17 @@ def _first(gradients: Gradients) -> Tensor:
     return cast("Tensor", gradients[0])
 
 
+def _input(call: Call) -> Tensor:
+    return cast("Tensor", (call.args or tuple(call.kwargs.values()))[0])
+
+
 def _positions_last(g: Tensor) -> Tensor:
     """``[c, n, d, ...]`` to ``[n, c, t, d]``."""
     return g.flatten(3).permute(1, 0, 3, 2) if g.ndim > 3 else g.movedim(0, 1).unsqueeze(2)
 
 
 def _linear(call: Call) -> list[Part]:
-    module, x = cast("nn.Linear", call.module), call.args[0].detach()
+    module, x = cast("nn.Linear", call.module), _input(call).detach()
     positions = x[0, ..., 0].numel()
 
     def g(gradients: Gradients) -> Tensor:
@@ -128,7 +135,7 @@ def _in_groups(x: Tensor, groups: int) -> Tensor:
 
 
 def _convolution(call: Call) -> list[Part]:
-    module, x = cast("nn.Conv2d", call.module), call.args[0].detach()
+    module, x = cast("nn.Conv2d", call.module), _input(call).detach()
     mode = "constant" if module.padding_mode == "zeros" else module.padding_mode
 
     def a() -> Tensor:
@@ -154,7 +161,7 @@ def _convolution(call: Call) -> list[Part]:
 
 
 def _transposed_convolution(call: Call) -> list[Part]:
-    module, x = cast("nn.ConvTranspose2d", call.module), call.args[0].detach()
+    module, x = cast("nn.ConvTranspose2d", call.module), _input(call).detach()
     axes, groups = len(module.kernel_size), module.groups
 
     def a() -> Tensor:
@@ -188,7 +195,7 @@ _MOST_ONE_HOT = 512  # classes up to which an Embedding's input is written out, 
 
 
 def _embedding(call: Call) -> list[Part]:
-    module, index = cast("nn.Embedding", call.module), call.args[0]
+    module, index = cast("nn.Embedding", call.module), _input(call)
     if module.max_norm is not None or module.scale_grad_by_freq:
         raise refusal("model must have embeddings without max_norm and scale_grad_by_freq, got one")
     index = index.reshape(index.shape[0], -1)
@@ -223,7 +230,7 @@ def _affine(call: Call, normal: Callable[[], Tensor], summed: Sequence[int]) -> 
 
 
 def _layer_norm(call: Call) -> list[Part]:
-    module, x = cast("nn.LayerNorm", call.module), call.args[0].detach()
+    module, x = cast("nn.LayerNorm", call.module), _input(call).detach()
     return _affine(
         call,
         lambda: F.layer_norm(x, module.normalized_shape, eps=module.eps),
@@ -232,7 +239,7 @@ def _layer_norm(call: Call) -> list[Part]:
 
 
 def _rms_norm(call: Call) -> list[Part]:
-    module, x = cast("nn.RMSNorm", call.module), call.args[0].detach()
+    module, x = cast("nn.RMSNorm", call.module), _input(call).detach()
     return _affine(
         call,
         lambda: F.rms_norm(x, list(module.normalized_shape), eps=module.eps),
@@ -241,12 +248,12 @@ def _rms_norm(call: Call) -> list[Part]:
 
 
 def _group_norm(call: Call) -> list[Part]:
-    module, x = cast("nn.GroupNorm", call.module), call.args[0].detach()
+    module, x = cast("nn.GroupNorm", call.module), _input(call).detach()
     return _affine(call, lambda: F.group_norm(x, module.num_groups, eps=module.eps), range(3, x.ndim + 1))
 
 
 def _batch_norm(call: Call) -> list[Part]:
-    module, x = cast("nn.BatchNorm2d", call.module), call.args[0].detach()
+    module, x = cast("nn.BatchNorm2d", call.module), _input(call).detach()
 
     def normal() -> Tensor:
         return F.batch_norm(x, module.running_mean, module.running_var, eps=module.eps)
@@ -358,6 +365,7 @@ class _Recorded:
     parts: list[Part]
     edges: list[GradientEdge | None]
     read: list[tuple[Tensor, int]]  # the inputs and their versions: a later change in place would falsify `a`
+    own: frozenset[nn.Parameter]  # without a rule: the parameters that the module as a whole is differentiated by
 
 
 @dataclass
@@ -406,14 +414,16 @@ def selected(model: nn.Module, params: Sequence[str] | None) -> dict[nn.Paramete
 def _owners(
     model: nn.Module, wanted: dict[nn.Parameter, str]
 ) -> Iterator[tuple[str, nn.Module, dict[str, nn.Parameter]]]:
-    """Modules that are watched, with their wanted parameters; attention computes with its child's parameters itself."""
+    """Modules that are watched, with their wanted parameters; some compute with their children's parameters themselves."""
+    inside: list[str] = []
     for name, module in model.named_modules():
-        whole = isinstance(module, nn.MultiheadAttention)
+        if any(name.startswith(prefix) for prefix in inside):
+            continue
+        whole = isinstance(module, nn.MultiheadAttention) or is_parametrized(module)
+        if whole:
+            inside.append(f"{name}." if name else "")
         own = {n: p for n, p in module.named_parameters(recurse=whole) if p in wanted}
-        inside = name.endswith(".out_proj") and isinstance(
-            model.get_submodule(name.removesuffix(".out_proj")), nn.MultiheadAttention
-        )
-        if own and not inside:
+        if own:
             yield name, module, own
 
 
@@ -432,31 +442,74 @@ def _watched(model: nn.Module, wanted: dict[nn.Parameter, str], samples: int) ->
             if found != samples:
                 raise refusal(f"model must keep the samples on the first axis, got {found} of {samples} at {name!r}")
             rule = RULES.get(type(module))
-            parts = rule(call) if rule else _by_samples(call, own, samples)
+            parts = rule(call) if rule else []
+            ruled = set(own.values()) <= {p for part in parts for p in (part.weight, part.bias)}
+            if not ruled:
+                parts = _by_samples(call, own, samples)
             # The edge, not the tensor: an activation in place would make the tensor stand for its own output.
             edges = [get_gradient_edge(x) if x.requires_grad else None for x in _tensors(output)]
-            calls.append(_Recorded(name, call, parts, edges, [(x, x._version) for x in inputs]))
+            read = [(x, x._version) for x in inputs]
+            calls.append(_Recorded(name, call, parts, edges, read, frozenset(() if ruled else own.values())))
 
         return hook
 
     try:
         for name, module, own in _owners(model, wanted):
-            handles.append(module.register_forward_hook(hook_of(name, own), with_kwargs=True))
+            # Before the user's hooks: what they make of the output is not the layer's.
+            handles.append(module.register_forward_hook(hook_of(name, own), prepend=True, with_kwargs=True))
         yield calls
     finally:
         for handle in handles:
             handle.remove()
 
 
+def _reached(starts: Iterable[Tensor], stops: set[Node]) -> set[Tensor]:
+    """Leaves of the graph that a path from some tensors reaches without a node of `stops`."""
+    pending: list[Node | None] = [get_gradient_edge(x).node for x in starts if x.requires_grad]
+    seen: set[Node] = set()
+    found = set()
+    while pending:
+        node = pending.pop()
+        if node is None or node in seen or node in stops:
+            continue
+        seen.add(node)
+        if hasattr(node, "variable"):
+            found.add(node.variable)
+        pending += [following for following, _ in node.next_functions]
+    return found
+
+
+def _used_elsewhere(out: Tensor, calls: list[_Recorded]) -> set[Tensor]:
+    """Leaves that reach the output other than by the layer that was watched for them, as by ``F.linear(x, layer.weight)``."""
+
+    def beyond(some: list[_Recorded]) -> set[Tensor]:
+        stops = {edge.node for call in some for edge in call.edges if edge is not None}
+        return _reached([out, *(x for call in some for x, _ in call.read)], stops)
+
+    whole = {call.own for call in calls if call.own}
+    elsewhere = beyond([call for call in calls if not call.own]) - {p for own in whole for p in own}
+    for own in whole:
+        elsewhere |= beyond([call for call in calls if call.own == own]) & own
+    return elsewhere
+
+
+def _generator_states(device: torch.device) -> list[Tensor]:
+    return [torch.get_rng_state(), *([torch.cuda.get_rng_state(device)] if device.type == "cuda" else [])]
+
+
 def record(model: nn.Module, x: Tensor, outputs: str | int | Tensor, params: Sequence[str] | None) -> Recording:
     """Run the model forward once. The model, its ``.grad`` and its hooks stay as they were."""
     wanted = selected(model, params)
     check(model)
+    states = _generator_states(x.device)
     with torch.enable_grad(), _watched(model, wanted, x.shape[0]) as calls:
         out = model(x)
+    if not all(map(torch.equal, states, _generator_states(x.device))):
+        raise refusal("model must be deterministic, got one that draws random numbers; call model.eval()")
     if not isinstance(out, Tensor) or out.ndim not in (1, 2) or out.shape[0] != x.shape[0]:
         got = tuple(out.shape) if isinstance(out, Tensor) else type(out).__name__
         raise refusal(f"model must return [n, c] for n = {x.shape[0]} samples, got {got}")
+    whole = Call(model, (x,), {}, out)
     with torch.enable_grad():
         out = out[:, None] if out.ndim == 1 else out
     if isinstance(outputs, int) and not 0 <= outputs < out.shape[1]:
@@ -468,6 +521,21 @@ def record(model: nn.Module, x: Tensor, outputs: str | int | Tensor, params: Seq
             raise refusal(f"model must not change the input of {call.name!r} in place")
     if not out.requires_grad:
         raise refusal("params must reach the output, got a model whose output does not depend on them")
+    found = _used_elsewhere(out, calls)
+    elsewhere = {p: name for p, name in wanted.items() if p in found}
+    if elsewhere:  # no layer's rule knows all uses: the model as a whole is differentiated by these
+        for call in calls:
+            call.parts = [
+                replace(
+                    part,
+                    weight=None if part.weight in elsewhere else part.weight,
+                    bias=None if part.bias in elsewhere else part.bias,
+                )
+                for part in call.parts
+            ]
+        parts = _by_samples(whole, {name: p for p, name in elsewhere.items()}, len(x))
+        edge = get_gradient_edge(whole.output)
+        calls.append(_Recorded("", whole, parts, [edge], [(x, x._version)], frozenset(elsewhere)))
     if isinstance(outputs, str) and outputs == "sum":
         seeds = torch.ones_like(out)[None]
     else:
@@ -559,6 +627,7 @@ def factors_of(recording: Recording, outputs: slice = slice(None)) -> Iterator[F
         pairs = [(part, part.g(gradients)) for part, gradients in group]
         pairs = pairs if alike else [_written_out(part, g) for part, g in pairs]
         inputs = [g.new_empty(g.shape[0], g.shape[2], 0) if part.a is None else part.a() for part, g in pairs]
+        inputs = [a.to(g.dtype) for a, (_, g) in zip(inputs, pairs, strict=True)]  # autocast multiplied a in that type
         a, g = (
             (inputs[0], pairs[0][1]) if len(pairs) == 1 else (torch.cat(inputs, 1), torch.cat([g for _, g in pairs], 2))
         )

@@ -14,6 +14,7 @@ from ._alignment import (
     center,
     effective_rank,
     label_alignment,
+    label_energy,
     label_kernel,
     spectrum,
     trace_ratio,
@@ -38,6 +39,7 @@ __all__ = [
     "effective_rank",
     "empirical_ntk",
     "label_alignment",
+    "label_energy",
     "label_kernel",
     "layer_cost",
     "linear_gram",
@@ -298,12 +300,16 @@ def _explain(factors: Sequence[Factors], costs: Sequence[LayerCost], *, header: 
     return "\n".join(lines)
 
 
-_KEPT_BYTES = 1 << 30  # inputs and gradients of a block of samples, when block_size is not given
 _WRITTEN_BYTES = 128 << 20  # factors that are written out at a time
 
 
 def _block_size(
-    model: nn.Module, x: Tensor, outputs: str | int | Tensor, params: Sequence[str] | None, wanted: int | None
+    model: nn.Module,
+    x: Tensor,
+    outputs: str | int | Tensor,
+    params: Sequence[str] | None,
+    wanted: int | None,
+    memory_bytes: int,
 ) -> int:
     if wanted is not None:
         if wanted < 1:
@@ -314,7 +320,7 @@ def _block_size(
     recording = record(model, x[:1], outputs, params)
     inputs, gradients = recording.bytes
     together = 1 if isinstance(outputs, str) and outputs == "trace" else len(recording.seeds)
-    return max(1, min(len(x), _KEPT_BYTES // max(1, inputs + together * gradients)))
+    return max(1, min(len(x), memory_bytes // max(1, inputs + together * gradients)))
 
 
 def _passes(left: Iterable[Factors], right: Iterable[Factors] | None) -> Iterator[list[tuple[Factors, Factors | None]]]:
@@ -370,6 +376,7 @@ def empirical_ntk(
     outputs: Literal["full", "trace", "sum"] | int | Tensor = "full",
     params: Sequence[str] | None = None,
     block_size: int | None = None,
+    memory_bytes: int = 1 << 30,
     explain: bool = False,
     progress: bool = False,
 ) -> Tensor:
@@ -379,15 +386,17 @@ def empirical_ntk(
         model: a module that maps ``[n, ...]`` to ``[n, c]`` (or ``[n]``: one output), sample by sample, with the samples on
             the first axis of every layer. Linear layers, convolutions, embeddings and norms (of statistics that are fixed)
             have rules; any other module with parameters is differentiated by itself with torch.func, which writes out its
-            gradients, ``[n, c, p]``. Layers may be used more than once and share parameters.
+            gradients, ``[n, c, p]``; so is the whole model by a parameter that is used outside its layer. Layers may be
+            used more than once and share parameters.
         x1: ``[n, ...]`` inputs, in the dtype and on the device that the model takes.
         x2: ``[m, ...]`` further inputs; left out, the kernel of ``x1`` with itself.
         outputs: ``"full"`` keeps all pairs of outputs; ``"trace"`` is the sum over equal ones (not their mean);
             ``"sum"`` is the kernel of ``Σ_c f_c``; a number is the kernel of that output alone; a tensor ``[c, r]`` is the
             full kernel of the ``r`` projections ``f(x) @ outputs``.
         params: names of the parameters to differentiate by; by default all that require a gradient.
-        block_size: samples that go through the network at a time; by default as many as keep the factors of a block
-            within 1 GiB. The result is the same to rounding for every size.
+        block_size: samples that go through the network at a time; by default as many as keep the layers' inputs and
+            gradients of a block within ``memory_bytes``. The result is the same to rounding for every size.
+        memory_bytes: that budget; a trace keeps within it by taking fewer outputs at a time, before fewer samples.
         explain: print the layers, what either route costs for each in the first block, and the choice.
         progress: show a bar over the blocks (with tqdm installed).
 
@@ -398,7 +407,8 @@ def empirical_ntk(
         and positive semi-definite to rounding. It carries no gradient.
 
     Raises:
-        ValueError: batch normalisation or dropout in training mode, an embedding with ``max_norm``, an output that is not ``[n, c]``, a layer that loses the samples' axis, an unknown name in ``params``, no parameter that
+        ValueError: batch normalisation or dropout in training mode, a model that draws random numbers of torch's (others it
+            cannot see), an embedding with ``max_norm``, an output that is not ``[n, c]``, a layer that loses the samples' axis, an unknown name in ``params``, no parameter that
             reaches the output, ``outputs`` out of range, ``block_size`` below 1.
 
     Cost:
@@ -409,7 +419,8 @@ def empirical_ntk(
     Accuracy:
         That of the backward pass and of `linear_gram`.
 
-    The model, its ``.grad`` and its hooks stay as they were, also after an exception. Works within ``torch.no_grad()``.
+    The model, its ``.grad`` and its hooks stay as they were, also after an exception. Works within ``torch.no_grad()`` and
+    ``torch.autocast``.
 
     References:
         Baratin et al., arXiv:2008.00938 (tangent kernel).
@@ -420,6 +431,8 @@ def empirical_ntk(
         tensor([[1., 1.],
                 [1., 2.]])
     """
+    if memory_bytes < 1:
+        raise ValueError(f"empirical_ntk: memory_bytes must be at least 1, got {memory_bytes}")
     if isinstance(outputs, str) and outputs not in ("full", "trace", "sum"):
         raise ValueError(f"empirical_ntk: outputs must be 'full', 'trace', 'sum' or a number, got {outputs!r}")
     if len(x1) == 0 or (x2 is not None and len(x2) == 0):
@@ -434,7 +447,7 @@ def empirical_ntk(
     symmetric, trace = x2 is None, isinstance(outputs, str) and outputs == "trace"
     full = isinstance(outputs, Tensor) or outputs == "full"
     n, m = len(x1), len(x1 if x2 is None else x2)
-    size = _block_size(model, x1, outputs, params, block_size)
+    size = _block_size(model, x1, outputs, params, block_size, memory_bytes)
     pairs = [(i, j) for i in range(0, n, size) for j in range(0, m, size) if not symmetric or j >= i]
     kernel = torch.empty(0)
     for at, (i, j) in progress_bar(list(enumerate(pairs)), "tangent kernel", shown=progress):
@@ -447,7 +460,7 @@ def empirical_ntk(
             dtype = torch.float64 if rows.out.dtype == torch.float64 else torch.float32
             kernel = torch.empty(n, kept, m, kept, dtype=dtype, device=rows.out.device)
         inputs, gradients = rows.bytes
-        together = max(1, (_KEPT_BYTES - inputs) // max(1, gradients)) if trace else len(rows.seeds)
+        together = max(1, (memory_bytes - inputs) // max(1, gradients)) if trace else len(rows.seeds)
         accumulate = False
         for first in range(0, len(rows.seeds), together):
             some = slice(first, first + together)
