@@ -4,6 +4,7 @@ set(GRAMIAN_CUDA_OPS
   csrc/core/cuda.cpp
   csrc/core/gram_square_sum_cuda.cpp
   csrc/neighbors/assign_cuda.cpp
+  csrc/neighbors/count_within_cuda.cpp
   csrc/neighbors/knn_cuda.cpp
   csrc/ntk/layers_gram_cuda.cpp
   csrc/ntk/linear_gram_cuda.cpp
@@ -15,6 +16,7 @@ set(GRAMIAN_CUDA_OPS
 set(GRAMIAN_CUDA_KERNELS
   csrc/core/device.cu
   csrc/core/gram_square_sum_kernel.cu
+  csrc/neighbors/count_within_kernel.cu
   csrc/neighbors/knn_kernel.cu
   csrc/ntk/linear_gram_kernel.cu
   csrc/simplex/weight4_kernel.cu

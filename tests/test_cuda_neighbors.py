@@ -47,7 +47,7 @@ def test_knn_equals_the_reference(call, metric, mode):
 @pytest.mark.slow
 def test_knn_decides_near_ties_exactly(call):
     generator = torch.Generator().manual_seed(0)
-    x = torch.randint(0, 3, (300, 2), generator=generator).float()  # nine places: every row has many duplicates
+    x = torch.randint(0, 3, (150, 2), generator=generator).float()  # nine places: every row has many duplicates
     check_knn(call, x, 5, exact=True)
     check_knn(call, x, 5, None, "euclidean", True, exact=True)
     check_knn(call, x + 2.0**20, 5, None, "sqeuclidean", False, True, exact=True)
@@ -103,3 +103,30 @@ def test_assign_equals_the_cpu_op(call, dtype):
     assert squared[0, 5] == 0
     with refuses("assign: centers must be finite, got a NaN or an infinity in row 1"):
         call("neighbors_assign", x[0], torch.tensor([[0.0] * 9, [torch.inf] * 9], dtype=wide_dtype))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("metric", ["euclidean", "sqeuclidean", "cosine", "chebyshev"])
+def test_count_within_equals_the_cpu_op(call, metric):
+    generator = torch.Generator().manual_seed(0)
+    for dtype, n, m, d in [(torch.float32, 130, 20, 3), (torch.float64, 20, 70, 4), (torch.float16, 9, 200, 5)]:
+        x, y = rows(2, n, d, dtype=dtype), rows(2, m, d, seed=1, dtype=dtype)
+        wide_dtype = torch.float64 if dtype == torch.float64 else torch.float32
+        radius = 2 * torch.rand(2, n, generator=generator).to(wide_dtype)
+        radius[:, :3] = torch.tensor([torch.inf, 0.0, -1.0])
+        if dtype != torch.float64:  # radii that are the distance of a pair: one rounding of a sum in float64
+            found = torch.ops.gramian.neighbors_knn(x, 5, y, metric)[0]
+            radius[:, 3:] = torch.where(torch.rand(2, n - 3, generator=generator) < 0.5, found[:, 3:, 4], radius[:, 3:])
+        for other, exclude_self in [(y, False), (None, False), (None, True)]:
+            arguments = (x, radius, other, metric, exclude_self)
+            expected = torch.ops.gramian.neighbors_count_within(*arguments)
+            assert torch.equal(call("neighbors_count_within", *arguments), expected)
+
+
+@pytest.mark.slow
+def test_count_within_refuses(call):
+    x = rows(4, 3)
+    with refuses("count_within: metric must be a distance, got ip"):
+        call("neighbors_count_within", x, torch.ones(4), None, "ip", False)
+    with refuses("count_within: radius must be a number, got NaN for row 1"):
+        call("neighbors_count_within", x, torch.tensor([1, torch.nan, 1, 1]), None, "euclidean", False)

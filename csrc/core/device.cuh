@@ -2,6 +2,7 @@
 // warp sums, asynchronous copies.
 #pragma once
 #include <cstdint>
+#include <limits>
 #include <stdexcept>
 #include <string>
 
@@ -23,6 +24,8 @@ namespace gramian::cuda {
 constexpr unsigned kAllLanes = ~0U;
 constexpr int kThreads = 256;  // of every kernel here
 constexpr int kWarps = kThreads / 32;
+template <class T>
+constexpr T kInfinity = std::numeric_limits<T>::infinity();  // a constant, which device code may use as it is
 
 #if defined(__CUDACC__)
 inline void check(cudaError_t status) {

@@ -218,6 +218,7 @@ inline unsigned __ballot_sync(unsigned, bool predicate) {
 }
 inline int __popc(unsigned bits) { return __builtin_popcount(bits); }
 inline int __ffs(int bits) { return __builtin_ffs(bits); }
+inline int __ffsll(long long bits) { return __builtin_ffsll(bits); }
 template <class T>
 T atomicAdd(T* at, T value) {
   const T before = *at;

@@ -179,14 +179,18 @@ GRAMIAN_DEVICE void fetch_slab(const T* x, const T* y, T* stage) {
   }
 }
 
-// tile = `slabs` slabs of two panels, transposed, multiplied. All threads of the block; `ring` is kTileBytes of shared memory,
-// free again when the call returns.
-template <class Tile, class T = typename Tile::Value>
-GRAMIAN_DEVICE void multiply_slabs(const T* from_x, const T* from_y, int slabs, T* ring, Tile& tile) {
-  constexpr int kCopied = kSlab * kTile<T>;
+template <class Tile>
+GRAMIAN_DEVICE void clear_tile(Tile& tile) {
   GRAMIAN_UNROLL
   for (int r = 0; r < Tile::kRows; ++r) GRAMIAN_UNROLL
   for (int c = 0; c < Tile::kCols; ++c) tile.v[r][c] = 0;
+}
+
+// Adds the products of `slabs` slabs of two panels, transposed. All threads of the block; `ring` is kTileBytes of shared
+// memory, free again when the call returns.
+template <class Tile, class T = typename Tile::Value>
+GRAMIAN_DEVICE void add_slabs(const T* from_x, const T* from_y, int slabs, T* ring, Tile& tile) {
+  constexpr int kCopied = kSlab * kTile<T>;
   GRAMIAN_UNROLL
   for (int s = 0; s < kStages - 1; ++s) {
     if (s < slabs) fetch_slab(from_x + s * kCopied, from_y + s * kCopied, ring + s * kStageValues<T>);
@@ -211,7 +215,8 @@ GRAMIAN_DEVICE void multiply_slabs(const T* from_x, const T* from_y, int slabs, 
 template <class Tile, class T = typename Tile::Value>
 GRAMIAN_DEVICE void multiply_tile(const Packed<T>& x, std::int64_t i, const Packed<T>& y, std::int64_t j, T* ring,
                                   Tile& tile) {
-  multiply_slabs(x.panel(i), y.panel(j), static_cast<int>(x.depth / kSlab), ring, tile);
+  clear_tile(tile);
+  add_slabs(x.panel(i), y.panel(j), static_cast<int>(x.depth / kSlab), ring, tile);
 }
 
 }  // namespace gramian::cuda

@@ -1,7 +1,8 @@
 // gramian::neighbors_count_within: how many rows lie within a radius of each row.
+#include "neighbors/count_within.h"
+
 #include "core/workspace.h"
 #include "neighbors/count_within_kernel.h"
-#include "neighbors/pair_set.h"
 
 namespace gramian {
 namespace {
@@ -59,57 +60,28 @@ void count(const Rows& x, const std::optional<Rows>& y, Metric metric, Sweep swe
 
 Tensor neighbors_count_within_cpu(const Tensor& x, const Tensor& radius, const std::optional<Tensor>& y_given,
                                   const std::string& metric_name, bool exclude_self) {
-  const Metric metric = metric_from(kOp, metric_name);
-  if (metric == Metric::ip) refuse(kOp, ": metric must be a distance, got ip");
-  const bool self = !y_given.has_value();
-  const Tensor& y = self ? x : *y_given;
-  if (x.dim() < 2) refuse(kOp, ": x must be [..., n, d], got shape ", shape_text(x));
-  const Element element = element_of(kOp, "x", x);
-  if (!self) {
-    check_base(kOp, x, y);
-    if (exclude_self) refuse(kOp, ": exclude_self must be False when y is given, got True");
-  }
-  const ScalarType dtype = compute_dtype(element);
-  bool fits = radius.dim() == x.dim() - 1;
-  std::vector<std::int64_t> shape;
-  std::int64_t batches = 1;
-  for (std::int64_t axis = 0; axis + 1 < x.dim(); ++axis) {
-    fits = fits && radius.size(axis) == x.size(axis);
-    shape.push_back(x.size(axis));
-    if (axis + 2 < x.dim()) batches *= x.size(axis);
-  }
-  if (!fits) refuse(kOp, ": radius must be [..., n] like x, ", shape_text(x), ", got ", shape_text(radius));
-  if (radius.scalar_type() != dtype)
-    refuse(kOp, ": radius must be ", dtype_text(dtype), " for x of ", dtype_text(x.scalar_type()), ", got ",
-           dtype_text(radius.scalar_type()));
-  if (radius.device() != x.device()) refuse(kOp, ": radius must be on the device of x");
-
-  Tensor counts = torch::stable::new_empty(x, shape, ScalarType::Long);
+  const CountWithinCall call(x, radius, y_given, metric_name, exclude_self);
+  Tensor counts = torch::stable::new_empty(x, call.shape, ScalarType::Long);
   const Tensor radii = torch::stable::contiguous(radius);
-  const std::int64_t n = x.size(x.dim() - 2);
+  const std::int64_t n = call.n;
   const auto run = [&](auto zero) {
     using T = decltype(zero);
     const T* r = static_cast<const T*>(radii.const_data_ptr());
-    for (std::int64_t i = 0; i < batches * n; ++i)
-      if (std::isnan(r[i])) refuse(kOp, ": radius must be a number, got NaN for row ", i % n);
-    for (std::int64_t b = 0; b < batches; ++b) {
+    for (std::int64_t i = 0; i < call.batches * n; ++i) CountWithinCall::check_radius(r[i], i % n);
+    for (std::int64_t b = 0; b < call.batches; ++b) {
       std::optional<Rows> base;
-      if (!self) base = rows_of(y, element, b);
-      count<T>(rows_of(x, element, b), base, metric, self ? Sweep::symmetric : Sweep::full, self && !exclude_self,
-               r + b * n, static_cast<std::int64_t*>(counts.mutable_data_ptr()) + b * n);
+      if (!call.self) base = rows_of(*y_given, call.element, b);
+      count<T>(rows_of(x, call.element, b), base, call.metric, call.self ? Sweep::symmetric : Sweep::full,
+               call.self && !exclude_self, r + b * n, static_cast<std::int64_t*>(counts.mutable_data_ptr()) + b * n);
     }
   };
-  if (n > 0 && batches > 0) element == Element::f64 ? run(0.0) : run(0.0F);
+  if (n > 0 && call.batches > 0) call.element == Element::f64 ? run(0.0) : run(0.0F);
   return counts;
 }
 
 }  // namespace
 
-STABLE_TORCH_LIBRARY_FRAGMENT(gramian, m) {
-  m.def(
-      "neighbors_count_within(Tensor x, Tensor radius, Tensor? y=None, str metric='euclidean', "
-      "bool exclude_self=False) -> Tensor");
-}
+STABLE_TORCH_LIBRARY_FRAGMENT(gramian, m) { m.def(kCountWithinSchema); }
 STABLE_TORCH_LIBRARY_IMPL(gramian, CPU, m) { m.impl("neighbors_count_within", TORCH_BOX(&neighbors_count_within_cpu)); }
 
 }  // namespace gramian

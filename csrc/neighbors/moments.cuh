@@ -1,7 +1,6 @@
 // What the neighbour ops know of their rows before the sweep, on the device: finite or not, range, mean.
 #pragma once
 #include <cmath>
-#include <limits>
 
 #include "core/arena.h"
 #include "core/pack.cuh"
@@ -15,9 +14,6 @@ constexpr int kStatRows = 256;  // of one block of threads; fixed, so that sums 
 struct Facts {
   double largest, first_bad;
 };
-
-template <class T>
-constexpr T kInfinity = std::numeric_limits<T>::infinity();  // a constant, which device code may use as it is
 
 GRAMIAN_BOTH bool is_finite(double v) { return v - v == 0; }
 

@@ -8,7 +8,7 @@
 #include <type_traits>
 
 #include "core/sweep.cuh"
-#include "core/tile.cuh"
+#include "core/weigh.cuh"
 
 namespace gramian::cuda {
 namespace {
@@ -78,10 +78,7 @@ GRAMIAN_DEVICE void factor_tile(const GramProblem<T>& p, std::int64_t i, std::in
 }
 
 template <class T>
-constexpr int kStageStride = kTile<T> + 1;
-template <class T>
-constexpr std::size_t kGramBytes =
-    std::max<std::size_t>(kTileBytes<T>, sizeof(T) * static_cast<std::size_t>(kTile<T> * kStageStride<T>));
+constexpr std::size_t kGramBytes = std::max<std::size_t>(kTileBytes<T>, sizeof(T) * kStagedValues<T>);
 
 // Sums the positions of a staged tile; group (x, y) of the panels is one entry of K. Rows first, in place: a segment has one
 // reader.
@@ -160,7 +157,8 @@ __global__ void __launch_bounds__(kThreads, 2) product_kernel(Packed<T> x, Packe
             end = begin + per_slice < slabs ? begin + per_slice : slabs;
   const std::int64_t skipped = static_cast<std::int64_t>(begin) * kSlab * kTile<T>;
   Tile tile;
-  multiply_slabs(x.panel(at.i) + skipped, y.panel(at.j) + skipped, end - begin, ring, tile);
+  clear_tile(tile);
+  add_slabs(x.panel(at.i) + skipped, y.panel(at.j) + skipped, end - begin, ring, tile);
   k.out = static_cast<T*>(k.out) + static_cast<std::int64_t>(blockIdx.y) * k.rows * k.stride;
   GRAMIAN_UNROLL
   for (int r = 0; r < Tile::kRows; ++r) GRAMIAN_UNROLL

@@ -7,7 +7,7 @@
 #include <cmath>
 #include <type_traits>
 
-#include "core/tile.cuh"
+#include "core/weigh.cuh"
 
 namespace gramian::cuda {
 namespace {
@@ -16,11 +16,11 @@ constexpr int kColumns = 16;  // of `values` that are multiplied at once
 
 template <class T>
 struct SumProblem {
-  Packed<T> x, y;
+  Packed<T> x, y, values;
   const T *x_norm, *y_norm;  // squared; null for waves
-  Rows values;
-  std::int64_t parts;  // of the panels of y
-  double* totals;      // [parts, outputs, n, c]
+  std::int64_t columns;      // of `values`
+  std::int64_t parts;        // of the panels of y
+  double* totals;            // [parts, outputs, n, c]
 };
 
 // Squared norms of the rows, one warp each.
@@ -64,23 +64,20 @@ GRAMIAN_DEVICE T profile(T u) {
 }
 
 template <class T>
-constexpr int kStageStride = kTile<T> + 1;
+constexpr int kRingValues =
+    std::max(kTileBytes<T> / static_cast<int>(sizeof(T)), kStagedValues<T>);  // and then the stage
 template <class T>
-constexpr int kStageValues = kTile<T> * kStageStride<T>;
-template <class T>
-constexpr std::size_t kSumBytes =
-    std::max<std::size_t>(kTileBytes<T>, kStageValues<T> * sizeof(T)) + kTile<T> * kColumns * sizeof(T);
+constexpr std::size_t kSumBytes = (kRingValues<T> + kFactorValues<kColumns>)*sizeof(T);
 
 // Blocks of threads by panel of x and part. A thread owns one row of the tile and kOwned columns of `values` at a time.
 template <class Tile, Profile kProfile, bool kSlope, class T = typename Tile::Value>
 __global__ void __launch_bounds__(kThreads, 1) pair_sum_kernel(SumProblem<T> p) {
-  constexpr int kOutputs = kProfile == Profile::wave ? 2 : 1, kOwned = kColumns * kTile<T> / kThreads;
+  using Sums = Weighted<T, kColumns>;
+  constexpr int kOutputs = kProfile == Profile::wave ? 2 : 1, kOwned = Sums::kOwned;
   T* const memory = shared_memory<T>();
-  T* const factors = memory + (kSumBytes<T> / sizeof(T) - kTile<T> * kColumns);  // [kTile, kColumns] of `values`
+  T* const factors = memory + kRingValues<T>;
   const std::int64_t i = blockIdx.x / p.parts, part = blockIdx.x % p.parts, panels = p.y.panels();
-  const std::int64_t n = p.x.rows, m = p.y.rows, c = p.values.cols;
-  const int mine = static_cast<int>(threadIdx.x) % kTile<T>, owned = static_cast<int>(threadIdx.x) / kTile<T> * kOwned;
-  const std::int64_t row = i * kTile<T> + mine;
+  const std::int64_t n = p.x.rows, m = p.y.rows, c = p.columns, row = i * kTile<T> + Sums::row();
   const bool few = c <= kColumns;
   double kept[kOutputs][kOwned] = {};
   for (std::int64_t j = part * panels / p.parts; j < (part + 1) * panels / p.parts; ++j) {
@@ -109,46 +106,29 @@ __global__ void __launch_bounds__(kThreads, 1) pair_sum_kernel(SumProblem<T> p) 
     }
     GRAMIAN_UNROLL
     for (int output = 0; output < kOutputs; ++output) {
-      if (output == 1) {
-        __syncthreads();
-        GRAMIAN_UNROLL
-        for (int r = 0; r < Tile::kRows; ++r) GRAMIAN_UNROLL
-        for (int l = 0; l < Tile::kCols; ++l) memory[tile.row(r) * kStageStride<T> + tile.col(l)] = tile.v[r][l];
-      }
+      if (output == 1) stage_tile(tile, memory);
       for (std::int64_t first = 0; first < c; first += kColumns) {
-        if (output == 0 || !few) {
-          __syncthreads();
-          for (int e = static_cast<int>(threadIdx.x); e < kTile<T> * kColumns; e += kThreads) {
-            const std::int64_t at = first_col + e / kColumns, column = first + e % kColumns;
-            factors[e] = at < m && column < c
-                             ? convert<T>(p.values, at * p.values.row_stride + column * p.values.col_stride)
-                             : T{0};
-          }
-        }
-        __syncthreads();
-        T sum[kOwned] = {};
-        for (int l = 0; l < cols; ++l) {
-          const T f = memory[mine * kStageStride<T> + l];
-          const auto* const four = reinterpret_cast<const Four<T>*>(factors + l * kColumns + owned);
-          GRAMIAN_UNROLL
-          for (int o = 0; o < kOwned; ++o) sum[o] += f * four[o / 4].value[o % 4];
-        }
+        Sums sums;
+        sums.clear();
+        sums.add(memory, p.values.panel(j), cols, p.values.depth, first, factors);
         GRAMIAN_UNROLL
         for (int o = 0; o < kOwned; ++o) {
-          const std::int64_t column = first + owned + o;
+          const std::int64_t column = first + Sums::first_owned() + o;
           if (few)
-            kept[output][o] += static_cast<double>(sum[o]);
+            kept[output][o] += static_cast<double>(sums.sum[o]);
           else if (row < n && column < c)
-            p.totals[((part * kOutputs + output) * n + row) * c + column] += static_cast<double>(sum[o]);
+            p.totals[((part * kOutputs + output) * n + row) * c + column] += static_cast<double>(sums.sum[o]);
         }
       }
     }
-    __syncthreads();
   }
   if (!few || row >= n) return;
-  for (int output = 0; output < kOutputs; ++output)
-    for (int o = 0; o < kOwned && owned + o < c; ++o)
-      p.totals[((part * kOutputs + output) * n + row) * c + owned + o] = kept[output][o];
+  GRAMIAN_UNROLL
+  for (int output = 0; output < kOutputs; ++output) GRAMIAN_UNROLL
+  for (int o = 0; o < kOwned; ++o) {
+    const std::int64_t column = Sums::first_owned() + o;
+    if (column < c) p.totals[((part * kOutputs + output) * n + row) * c + column] = kept[output][o];
+  }
 }
 
 template <class T>
@@ -171,7 +151,8 @@ class Sum {
     SumProblem<T> p{};
     p.x = pack<T>(walk_, a_.x);
     p.y = pack<T>(walk_, a_.y);
-    p.values = a_.values;
+    p.values = pack<T>(walk_, a_.values);
+    p.columns = a_.values.cols;
     if (outputs == 1) p.x_norm = norms(a_.x), p.y_norm = norms(a_.y);
     p.parts = std::clamp<std::int64_t>(2 * multiprocessors() / p.x.panels(), 1, p.y.panels());
     p.totals = walk_.template take<double>(p.parts * size);

@@ -1,0 +1,45 @@
+// gramian::neighbors_count_within on CUDA. Waits for the device, to refuse radii that are no numbers and rows that are not finite.
+#include "neighbors/count_within_cuda.h"
+
+#include "core/cuda.h"
+#include "neighbors/count_within.h"
+
+namespace gramian {
+namespace {
+
+Tensor neighbors_count_within_cuda(const Tensor& x, const Tensor& radius, const std::optional<Tensor>& y_given,
+                                   const std::string& metric_name, bool exclude_self) {
+  const CountWithinCall call(x, radius, y_given, metric_name, exclude_self);
+  const cuda::OnDevice device(x);
+  Tensor counts = torch::stable::new_empty(x, call.shape, ScalarType::Long);
+  if (counts.numel() == 0) return counts;
+  const Tensor radii = torch::stable::contiguous(radius);
+  const auto run = [&](auto zero) {
+    using T = decltype(zero);
+    const T* const r = static_cast<const T*>(radii.const_data_ptr());
+    std::vector<T> on_host(static_cast<std::size_t>(radii.numel()));
+    cuda::read_back(on_host.data(), r, on_host.size() * sizeof(T), device.stream);
+    for (std::size_t i = 0; i < on_host.size(); ++i)
+      CountWithinCall::check_radius(on_host[i], static_cast<std::int64_t>(i) % call.n);
+    const auto count = [&](std::int64_t batch) {
+      return cuda::CountArguments{rows_of(x, call.element, batch),
+                                  rows_of(call.self ? x : *y_given, call.element, batch),
+                                  call.metric,
+                                  call.self,
+                                  exclude_self,
+                                  r + batch * call.n};
+    };
+    const Tensor memory = cuda::device_memory("count_within", x, cuda::count_within_bytes(count(0)));
+    for (std::int64_t b = 0; b < call.batches; ++b)
+      cuda::count_within(count(b), memory.mutable_data_ptr(),
+                         static_cast<std::int64_t*>(counts.mutable_data_ptr()) + b * call.n, device.stream);
+  };
+  call.element == Element::f64 ? run(0.0) : run(0.0F);
+  return counts;
+}
+
+}  // namespace
+
+GRAMIAN_CUDA_OP(kCountWithinSchema, "neighbors_count_within", &neighbors_count_within_cuda)
+
+}  // namespace gramian
