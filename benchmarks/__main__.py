@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 from benchmarks import harness, machine, page, report
 from benchmarks.harness import Found
 from benchmarks.worker import TUNED
+from gramian import _cuda
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -38,6 +39,9 @@ def _run(arguments: list[str]) -> int:
     parser.add_argument("--json", type=Path, metavar="F", help="write the results there, anew after each case")
     parser.add_argument("--quick", action="store_true", help="few and short rounds: for a look, not for a table")
     parser.add_argument("--threads", type=_thread_counts, metavar="N,N", help="default: 1 and all cores")
+    parser.add_argument(
+        "--device", choices=("cpu", "cuda"), default="cpu", help="where inputs live; peers of a CPU then drop out"
+    )
     parser.add_argument("--case", default="", metavar="SUBSTRING", help="only cases whose op, size or dtype has it")
     options = parser.parse_args(arguments)
     unknown = sorted(set(options.family) - set(families))
@@ -45,6 +49,8 @@ def _run(arguments: list[str]) -> int:
         parser.error(f"family must be one of {', '.join(families)}, got {', '.join(unknown)}")
     if options.json and not options.json.parent.is_dir():  # found out now, not after the first hour
         parser.error(f"--json must name a file in an existing folder, got {options.json}")
+    if options.device == "cuda" and _cuda.status != "ready":
+        parser.error(f"--device cuda needs a GPU that gramian can use: {_cuda.status}")
     cases = [
         Found(module, index, case)
         for module in (f"benchmarks.bench_{family}" for family in options.family or families)
@@ -54,19 +60,24 @@ def _run(arguments: list[str]) -> int:
     if not cases:
         parser.error(f"no case has {options.case!r} in its op, size or dtype")
     with _lock():
-        results = _measure(cases, options.threads or sorted({1, machine.cores()}), options.json, quick=options.quick)
+        threads = options.threads or sorted({1, machine.cores()} if options.device == "cpu" else {machine.cores()})
+        results = _measure(cases, threads, options.json, device=options.device, quick=options.quick)
     sys.stdout.write(report.render(results))
     return 0 if results["trusted"] else 1
 
 
-def _measure(cases: list[Found], thread_counts: list[int], path: Path | None, *, quick: bool) -> report.Results:
+def _measure(
+    cases: list[Found], thread_counts: list[int], path: Path | None, *, device: str, quick: bool
+) -> report.Results:
     effort = harness.QUICK if quick else harness.Effort()
     facts = machine.facts()
     facts["tuned"] = f"OPENBLAS_CORETYPE={TUNED}" if machine.has_avx512() else None
     results: report.Results = {"machine": facts, "quick": quick, "trusted": True, "null": [], "rows": []}
     cache_bytes = machine.last_cache_bytes(facts["caches"])
+    if device == "cuda":
+        facts["gpu"], cache_bytes = machine.gpu(), machine.gpu_cache_bytes()
     for threads in thread_counts:
-        with harness.start_workers(threads) as workers:
+        with harness.start_workers(threads, device) as workers:
             limit: machine.Limits = workers["user"].ask("limits", effort.limit_seconds)
             facts["limits"].append(limit)
             ops: set[str] = set()

@@ -83,14 +83,15 @@ class Contest:
     found: Found
     sides: dict[int, Side]
     failures: dict[int, str]
+    device: str = "cpu"
 
 
 @contextlib.contextmanager
-def start_workers(threads: int) -> Iterator[dict[Environment, Worker]]:
-    """Start a worker for each environment that this machine offers."""
+def start_workers(threads: int, device: str = "cpu") -> Iterator[dict[Environment, Worker]]:
+    """Start a worker for each environment that this machine offers; on a GPU those of OpenBLAS make no difference."""
     with contextlib.ExitStack() as stack:
-        workers: dict[Environment, Worker] = {"user": stack.enter_context(Worker("user", threads))}
-        if machine.has_avx512():
+        workers: dict[Environment, Worker] = {"user": stack.enter_context(Worker("user", threads, device))}
+        if machine.has_avx512() and device == "cpu":
             workers["tuned"] = stack.enter_context(Worker("tuned", threads))
         yield workers
 
@@ -134,13 +135,14 @@ def start(found: Found, workers: Mapping[Environment, Worker], effort: Effort) -
     failures = {}
     for index, peer in enumerate(found.case.peers, start=1):
         if peer.environment not in workers:
-            failures[index] = f"this CPU cannot run OpenBLAS's {TUNED} kernels"
+            cpu = workers["user"].device == "cpu"
+            failures[index] = f"this CPU cannot run OpenBLAS's {TUNED} kernels" if cpu else "runs on the CPU"
             continue
         try:
             sides[index] = Side(workers[peer.environment], index, effort)
         except WorkerError as error:
             failures[index] = error.reason
-    return Contest(found, sides, failures)
+    return Contest(found, sides, failures, workers["user"].device)
 
 
 def measure_null(contest: Contest, threads: int) -> Null:
@@ -174,7 +176,7 @@ def measure(contest: Contest, limit: machine.Limits, cache_bytes: int, effort: E
             row["first_call"] = sides[index].first["seconds"]
             row["ratio"], row["band"] = compare(seconds[OURS], seconds[index])
             row["error"] = sides[index].first["error"]
-            row["memory_mib"] = _memory(found, index, peer.environment, threads)
+            row["memory_mib"] = _memory(contest, index, peer.environment, threads)
         row["failure"] = contest.failures.get(index)
         peers.append(row)
     return {
@@ -192,7 +194,7 @@ def measure(contest: Contest, limit: machine.Limits, cache_bytes: int, effort: E
         "limit": binding,
         "error": sides[OURS].first["error"],
         "error_note": case.error if isinstance(case.error, str) else None,
-        "memory_mib": _memory(found, OURS, "user", threads),
+        "memory_mib": _memory(contest, OURS, "user", threads),
         "peers": peers,
     }
 
@@ -205,10 +207,11 @@ def _warn_of_spread(case: Case, seconds: Mapping[int, Sequence[float]]) -> None:
             sys.stderr.write(f"warning: {case.label}: {name}: the quartiles lie {spread:.0%} of the median apart\n")
 
 
-def _memory(found: Found, index: int, environment: Environment, threads: int) -> float | None:
+def _memory(contest: Contest, index: int, environment: Environment, threads: int) -> float | None:
+    found = contest.found
     if not found.case.memory:
         return None
-    with Worker(environment, threads) as fresh:
+    with Worker(environment, threads, contest.device) as fresh:
         fresh.ask("open", found.module, found.index, 1)
         growth: float | None = fresh.ask("memory", index)
     return growth

@@ -49,6 +49,7 @@ class Machine(TypedDict):
     commit: str
     date: str
     tuned: str | None
+    gpu: str | None
     limits: list[Limits]
 
 
@@ -74,6 +75,7 @@ def facts() -> Machine:
         "commit": _commit(),
         "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
         "tuned": None,
+        "gpu": None,
         "limits": [],
     }
 
@@ -103,6 +105,38 @@ def limits(threads: int, seconds: float = 0.2) -> Limits:
         "peak_gflops_bf16": _fma_peak("bfloat16", threads, seconds),
         "memory_gbs": max(copy, read) / 1e9,
     }
+
+
+def gpu() -> str:
+    """Return name, memory, driver and CUDA of the current GPU."""
+    card = torch.cuda.get_device_properties(torch.cuda.current_device())
+    driver = _text("/sys/module/nvidia/version") or "unknown"
+    return f"{card.name}, {card.total_memory >> 30} GiB, driver {driver}, CUDA {torch.version.cuda}"
+
+
+def gpu_limits() -> Limits:
+    """Measure what the current GPU's matrix products and copies reach by torch, TF32 left out: a GPU has no `threads`."""
+    n = 8192
+
+    def product(dtype: torch.dtype) -> float:
+        x = torch.ones(n, n, dtype=dtype, device="cuda")
+        return 2.0 * n**3 / _best_seconds(lambda: (x @ x, torch.cuda.synchronize())) / 1e9
+
+    source = torch.ones(1 << 28, device="cuda")
+    target = torch.zeros_like(source)
+    copy = 8 * source.numel() / _best_seconds(lambda: (target.copy_(source), torch.cuda.synchronize()))
+    return {
+        "threads": torch.get_num_threads(),
+        "peak_gflops_f32": product(torch.float32),
+        "peak_gflops_f64": product(torch.float64),
+        "peak_gflops_bf16": product(torch.bfloat16),
+        "memory_gbs": copy / 1e9,
+    }
+
+
+def gpu_cache_bytes() -> int:
+    """Return the size of the current GPU's second-level cache."""
+    return int(torch.cuda.get_device_properties(torch.cuda.current_device()).L2_cache_size)
 
 
 def last_cache_bytes(caches: dict[str, int]) -> int:

@@ -159,6 +159,7 @@ def _machine(machine: Machine) -> str:
     caches = ", ".join(f"{name} {size >> 10} KiB" for name, size in machine["caches"].items())
     facts = {
         "CPU": f"{machine['cpu']}, {machine['isa']}, {machine['cores']} cores, {caches}",
+        **({"GPU": machine["gpu"]} if machine.get("gpu") else {}),
         "governor": machine["governor"] or "unknown",
         "load before the run": f"{machine['load']:.1f}",
         "system": f"{machine['os']}, Python {machine['python']}",

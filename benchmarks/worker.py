@@ -68,13 +68,14 @@ def environment_variables(environment: Environment, threads: int, base: Mapping[
 class Worker:
     """The parent's end of a worker process."""
 
-    def __init__(self, environment: Environment, threads: int) -> None:
+    def __init__(self, environment: Environment, threads: int, device: str = "cpu") -> None:
         """Start the process; it answers when it has imported torch."""
+        self.device = device
         self._name = f"worker ({environment}, threads={threads})"
         self._pipe, child = multiprocessing.Pipe()
         with child:
             self._process = subprocess.Popen(
-                [sys.executable, "-m", "benchmarks.worker", str(child.fileno()), str(threads)],
+                [sys.executable, "-m", "benchmarks.worker", str(child.fileno()), str(threads), device],
                 env=environment_variables(environment, threads, os.environ),
                 pass_fds=[child.fileno()],
                 stdin=subprocess.DEVNULL,
@@ -113,9 +114,10 @@ class Worker:
 class Session:
     """The child's end: the open case and its inputs. Every public method is a command."""
 
-    def __init__(self, threads: int) -> None:
+    def __init__(self, threads: int, device: str) -> None:
         """Open nothing yet."""
         self._threads = threads
+        self._device = torch.device(device)
 
     def open(self, module: str, index: int, input_sets: int = 2) -> None:
         """Take the case ``module.CASES[index]`` and make its inputs, one set for each seed.
@@ -125,15 +127,19 @@ class Session:
         self._inputs: list[Any] = []  # the last case's inputs go before this one's come
         self._case: Case = importlib.import_module(module).CASES[index]
         self._runs: list[Callable[[Any], Any]] = [self._case.ours, *(peer.run for peer in self._case.peers)]
-        self._inputs = [self._case.setup(seed) for seed in range(input_sets)]
+        self._inputs = [moved(self._case.setup(seed), self._device) for seed in range(input_sets)]
 
     def first(self, side: int) -> First:
         """Run a side for the first time; its result also gives the error, outside the clock."""
         version = self._version(side)
         start = time.perf_counter()
         result = self._runs[side](self._inputs[0])
+        self._wait()
         seconds = time.perf_counter() - start
-        error = None if isinstance(self._case.error, str) else float(self._case.error(result, self._inputs[0]))
+        error = None
+        if not isinstance(self._case.error, str):
+            error = float(self._case.error(*(moved(of, torch.device("cpu")) for of in (result, self._inputs[0]))))
+            self._inputs[0] = moved(self._inputs[0], self._device)  # a module moves in place
         return {"version": version, "seconds": seconds, "error": error}
 
     def turn(self, side: int, calls: int, first_input: int, *, warm: bool) -> float:
@@ -149,9 +155,11 @@ class Session:
         if warm:
             for inputs in schedule:
                 run(inputs)
+        self._wait()
         start = time.perf_counter()
         for inputs in schedule:
             run(inputs)
+        self._wait()
         return (time.perf_counter() - start) / calls
 
     def memory(self, side: int) -> float | None:
@@ -161,21 +169,41 @@ class Session:
         the kernel cannot reset a peak.
         """
         self._version(side)
+        if self._device.type == "cuda":
+            torch.cuda.reset_peak_memory_stats()
+            before = torch.cuda.memory_allocated()
+            self._runs[side](self._inputs[0])
+            return (torch.cuda.max_memory_allocated() - before) / 2**20
         torch.ones(256, 256) @ torch.ones(256, 256)  # thread pool and BLAS buffers of torch, the same for every side
         return growth_of(lambda: self._runs[side](self._inputs[0]))
 
     def limits(self, seconds: float) -> machine.Limits:
-        """Measure the machine's limits at this process's thread count."""
-        return machine.limits(self._threads, seconds)
+        """Measure the machine's limits at this process's thread count, or those of the GPU."""
+        return machine.limits(self._threads, seconds) if self._device.type == "cpu" else machine.gpu_limits()
+
+    def _wait(self) -> None:
+        if self._device.type == "cuda":
+            torch.cuda.synchronize()
 
     def _version(self, side: int) -> str:
         return gramian.__version__ if side == OURS else self._case.peers[side - 1].version()
 
 
-def serve(pipe: Connection, threads: int) -> None:
+def moved(values: Any, device: torch.device) -> Any:
+    """Return `values` with every tensor and module in it on `device`, also within tuples, lists and dicts."""
+    if isinstance(values, (torch.Tensor, torch.nn.Module)):
+        return values.to(device)
+    if isinstance(values, dict):
+        return {key: moved(value, device) for key, value in values.items()}
+    if isinstance(values, tuple) and hasattr(values, "_fields"):
+        return type(values)(*(moved(value, device) for value in values))
+    return type(values)(moved(v, device) for v in values) if isinstance(values, (list, tuple)) else values
+
+
+def serve(pipe: Connection, threads: int, device: str) -> None:
     """Answer commands until the parent closes the pipe."""
     torch.set_num_threads(threads)
-    session = Session(threads)
+    session = Session(threads, device)
     while True:
         try:
             command, arguments, options = pipe.recv()
@@ -211,4 +239,4 @@ def _status_mib(key: str) -> float:
 
 
 if __name__ == "__main__":
-    serve(Connection(int(sys.argv[1])), int(sys.argv[2]))
+    serve(Connection(int(sys.argv[1])), int(sys.argv[2]), sys.argv[3])

@@ -10,11 +10,13 @@ import re
 from typing import TYPE_CHECKING, Any
 
 import pytest
+import torch
 
 from benchmarks import __main__ as command
 from benchmarks import harness, machine, report
 from benchmarks.case import Case, Peer
-from benchmarks.worker import OURS, Worker, WorkerError, environment_variables
+from benchmarks.worker import OURS, Worker, WorkerError, environment_variables, moved
+from gramian import _cuda
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -396,3 +398,18 @@ def test_measure_makes_a_row_for_every_side(worker: Worker, tmp_path: Path) -> N
     report.save(results, tmp_path / "results.json")
     assert report.load(tmp_path / "results.json") == results
     assert "off by one 1.2: `sum(x) \\| 1`" in report.render(results)
+
+
+def test_inputs_of_any_shape_go_to_the_device():
+    meta = torch.device("meta")
+    model = torch.nn.Linear(2, 2)
+    tensors, count, named, moved_model = moved(([torch.ones(2)], 3, {"x": torch.ones(1)}, model), meta)
+    assert tensors[0].device == named["x"].device == moved_model.weight.device == meta
+    assert count == 3
+
+
+@pytest.mark.skipif(_cuda.status == "ready", reason="there is a GPU")
+def test_a_run_on_a_gpu_says_why_there_is_none(capsys):
+    with pytest.raises(SystemExit):
+        command.main(["engine", "--device", "cuda"])
+    assert f"--device cuda needs a GPU that gramian can use: {_cuda.status}" in capsys.readouterr().err
