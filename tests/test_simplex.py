@@ -230,6 +230,45 @@ def test_pachner_identities_are_exact(move, corners):
     assert simplex.check_pachner(corners) == (move, 0, 0)
 
 
+@pytest.mark.parametrize("face", [(0, 1, 2), (3, 4, 5)])
+def test_the_regulated_hexagon_tends_to_the_finite_identity(face):
+    """Sum over the label of the inner triangle, with a Gaussian cutoff, and integrate a bump in the length of edge 34."""
+    corners = torch.tensor(
+        [[6, -9, 5, 3], [2, 9, 1, 3], [-6, -2, 0, -4], [-7, 3, 8, 0], [3, -7, -8, 7], [6, -3, 7, -5]]
+    )
+    assert simplex.check_pachner(corners.tolist()).move == "3-3"
+    apart = torch.cdist(corners.double(), corners.double())
+    u = torch.linspace(-1, 1, 2001, dtype=torch.float64)[1:-1]
+    length = apart[3, 4] + u
+
+    def lengths_of(names):
+        pairs = itertools.combinations(names, 2)
+        return torch.stack([length if pair == (3, 4) else apart[pair].expand_as(length) for pair in pairs], 1)
+
+    omega, log_volumes, exact = torch.zeros_like(length), torch.zeros_like(length), 1 / apart[3, 4]
+    for k in range(6):
+        names = [n for n in range(6) if n != k]
+        signed = torch.linalg.det(corners[names[1:]].double() - corners[names[0]]) * (-1) ** k
+        if k in (3, 4):
+            exact /= signed.abs()
+        if k not in face:
+            opposite = tuple(i for i in range(5) if names[i] not in face)
+            labels = torch.nn.functional.one_hot(torch.tensor(reference.PAIRS.index(opposite)), 10).double()
+            weight = simplex.weight4(lengths_of(names), labels.expand(len(u), 10))
+            omega, log_volumes = omega + signed.sign() * weight.action, log_volumes + weight.log_volume
+    area = 2 * simplex.geometry(lengths_of(face)).volume
+    bump = torch.exp(1 - 1 / (1 - u * u))
+    errors = []
+    for cutoff in (20, 40, 80):
+        s = torch.arange(1, 8 * cutoff, dtype=torch.float64)
+        comb = 1 + 2 * torch.cos(omega[:, None] * s) @ torch.exp(-(s**2) / (2 * cutoff**2))
+        integral = (bump * area * torch.exp(-log_volumes) * comb).sum() * 1e-3 / (2 * math.pi)
+        errors.append(1 - (integral / exact).item())
+    assert 0 < errors[0] < 0.04
+    # It falls as one over the square of the cutoff.
+    assert all(0.2 < after / before < 0.3 for before, after in itertools.pairwise(errors))
+
+
 def test_check_pachner_refuses_what_is_not_six_points():
     refused("check_pachner: points must be six of four coordinates, got 1", simplex.check_pachner, [(1, 2, 3, 4)])
     flat = [(0, 0, 0, 0), (1, 0, 0, 0), (0, 1, 0, 0), (0, 0, 1, 0), (1, 1, 1, 0), (0, 0, 0, 1)]
@@ -310,6 +349,11 @@ def test_blocks_of_large_spins_are_orthogonal(isa):
     for spins in ((2000, 2000, 2000, 2000), (2000, 300, 1900, 200), (801, 700, 600, 501)):
         assert simplex.check_orthogonality(*spins) < 1e-11  # 4e-15 (1 + j) for each of the entries, added up
     assert simplex.sixj_block(2000, 2000, 2000, 2000).values.isfinite().all()
+    block = simplex.sixj_block(2000, 300, 1900, 200)
+    for i, k in ((0, 0), (100, 90), (200, 10), (57, 143)):
+        x, y = block.first_j + 2 * i, block.first_l + 2 * k
+        exact = float(simplex.sixj_exact(x, 2000, 300, y, 1900, 200))
+        assert abs(block.values[i, k].item() - exact) * math.sqrt((x + 1) * (y + 1)) < 4e-15 * 1001
 
 
 def test_table_tensor_orbits_and_sixj_agree(isa):
