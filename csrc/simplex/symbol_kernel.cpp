@@ -150,8 +150,7 @@ GRAMIAN_INLINE f64xN value_of(const Path& path, const Start& from) {
   __builtin_memcpy(&power, &power_bits, sizeof power);
   const f64xN value =
       from.sign * h * (root(from.square * select(odd != 0, broadcast(2.0), broadcast(1.0)) / square) * power);
-  const i64xN fine = ~suspect & (path.steps <= kMostSteps) & (square > 1 / kLargest) & (size_of(h) < kLargest) &
-                     (half > -900) & (half < 900);
+  const i64xN fine = ~suspect & (square > 1 / kLargest) & (size_of(h) < kLargest) & (half > -900) & (half < 900);
   return select(fine, value, broadcast(__builtin_nan("")));
 }
 
@@ -174,13 +173,10 @@ GRAMIAN_INLINE f64xN lanes_of(const i64xN (&spins)[6], const Scaled* factorial) 
     take_shorter(path, x, a, b, y, c, d);
     take_shorter(path, y, a, d, x, c, b);
   }
-  path.steps = select(inside, path.steps, f64xN{});
-  const i64xN reachable = path.steps <= kMostSteps;
-  const f64xN all_steps = path.steps;
-  path.steps = select(reachable, path.steps, f64xN{});
-  f64xN value = value_of(path, start(path, factorial, inside));
-  value = select(all_steps <= kMostSteps, value, broadcast(__builtin_nan("")));
-  return select(inside, value, f64xN{});
+  const i64xN near = path.steps <= kMostSteps;
+  path.steps = select(inside & near, path.steps, f64xN{});
+  const f64xN value = value_of(path, start(path, factorial, inside));
+  return select(inside, select(near, value, broadcast(__builtin_nan(""))), f64xN{});
 }
 
 void symbols(const std::int64_t* const* spins, std::int64_t begin, std::int64_t end, const Scaled* factorial,
