@@ -6,7 +6,7 @@ from torch import nn
 from torch.nn import functional as F
 from torch.nn.utils import parametrizations
 
-from gramian import ntk
+from gramian import _tangent, ntk
 from tests.checks import refuses
 from tests.reference import ntk as reference
 
@@ -101,6 +101,14 @@ def test_empirical_ntk_of_transposed_convolutions_in_dilated_groups():
     model(x)
     expected = reference.empirical_ntk_by_loops(model, x)
     torch.testing.assert_close(ntk.empirical_ntk(model, x), expected, rtol=1e-10, atol=1e-12)
+
+
+def test_empirical_ntk_is_the_same_with_outputs_in_turn(monkeypatch):
+    torch.manual_seed(0)
+    model = AddedInPlace().double()
+    expected = ntk.empirical_ntk(model, inputs())
+    monkeypatch.setattr(_tangent, "_BATCHED_BYTES", 0)
+    torch.testing.assert_close(ntk.empirical_ntk(model, inputs()), expected)
 
 
 def test_empirical_ntk_of_one_sample():

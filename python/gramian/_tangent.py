@@ -551,21 +551,37 @@ def record(model: nn.Module, x: Tensor, outputs: str | int | Tensor, params: Seq
 # ---- From a recording to factors ----
 
 
+# Gradients of one output up to which all outputs go through the network as a batch. Of more than fits into a cache they go one by
+# one: that took a transformer's backward passes (64 tokens, 32 samples) from 1.88 to 1.00 s.
+_BATCHED_BYTES = 8 << 20
+
+
 def _backward(recording: Recording, seeds: Tensor) -> list[Gradients]:
-    """Gradients at every output of every call, the seeds' as one batch."""
+    """Gradients at every output of every call, ``[seeds, ...]``."""
     edges = [edge for call in recording.calls for edge in call.edges if edge is not None]
 
     def one(seed: Tensor) -> tuple[Tensor, ...]:
         found = torch.autograd.grad(recording.out, edges, seed, retain_graph=True, allow_unused=True)
         return tuple(torch.empty(0) if g is None else g for g in found)
 
+    def in_turn() -> list[Tensor]:
+        together: list[Tensor] = []
+        for at, seed in enumerate(seeds):
+            each = one(seed)
+            together = together or [g.new_empty(len(seeds), *g.shape) for g in each]
+            for to, g in zip(together, each, strict=True):
+                to[at] = g
+        return together
+
     if len(seeds) == 1:
         found = [g[None] for g in one(seeds[0])]
+    elif recording.bytes[1] > _BATCHED_BYTES:
+        found = in_turn()
     else:
         try:
             found = list(_quietly(lambda: torch.func.vmap(one)(seeds)))
         except RuntimeError:  # batching rules of backward operations are wrong or missing (PReLU in torch 2.13)
-            found = [torch.stack(each) for each in zip(*map(one, seeds), strict=True)]
+            found = in_turn()
     remaining = iter(found)
     gradients: list[Gradients] = []
     for call in recording.calls:

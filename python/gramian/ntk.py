@@ -412,7 +412,7 @@ def empirical_ntk(
             reaches the output, ``outputs`` out of range, ``block_size`` below 1.
 
     Cost:
-        One forward pass, one backward pass with all outputs as a batch, and for each layer what `layer_cost` says.
+        One forward pass, one backward pass with all outputs (as a batch, or in turn where they are large), and for each layer what `layer_cost` says.
         Every entry of the result is written once, with all layers summed. Extra memory: the factors of one block
         (two with several blocks), and what `linear_gram` says. The Jacobian ``[n c, p]`` is never stored.
 
