@@ -53,12 +53,17 @@ def share(x: Tensor) -> Tensor:
     return x.tensor_split(dist.get_world_size())[dist.get_rank()].clone()
 
 
-def timed(rows: dict[Any, Any], function: Callable[..., Any], *arguments: Any) -> tuple[float, float | None]:
-    """Return the seconds of a call and the MiB by which it raised this rank's peak."""
+def timed(rows: dict[Any, Any], function: Callable[..., Any], *arguments: Any) -> float:
+    """Return the seconds of a call that all ranks begin together."""
     dist.barrier()
     start = time.perf_counter()
-    growth = growth_of(lambda: function(rows, *arguments))
-    return time.perf_counter() - start, growth
+    function(rows, *arguments)
+    return time.perf_counter() - start
+
+
+def grown(rows: dict[Any, Any], function: Callable[..., Any], *arguments: Any) -> float | None:
+    """Return the MiB by which a call raises this rank's peak."""
+    return growth_of(lambda: function(rows, *arguments))
 
 
 def _barrier(_: dict[Any, Any]) -> None:

@@ -30,6 +30,11 @@ def _simplices():
     return [1 + 0.05 * rows(3, 10, dtype=torch.float64), 1 + 0.1 * rows(3, 10, seed=1, dtype=torch.float64)]
 
 
+def _lists(dtype, seed):
+    distances = rows(5, 2, seed=seed, dtype=dtype).sort(1)[0]
+    return [distances, torch.tensor([[0, 1]] * 5, device="cpu") + 2 * seed]
+
+
 def _mask(dtype):
     a, b, w2, b2, w3 = _critic(dtype)
     return torch.ops.gramian.information_pairwise_scores(a, b, w2, b2, w3, True)[1]
@@ -57,6 +62,7 @@ OPS = {
     "neighbors_kmeans_plus_plus": lambda dtype: [rows(9, 3, dtype=dtype), torch.full((3, 2), 0.4, dtype=torch.float64)],
     "neighbors_knn": lambda dtype: [rows(9, 3, dtype=dtype), 2, rows(7, 3, seed=1, dtype=dtype)],
     "neighbors_knn_both": lambda dtype: [rows(9, 3, dtype=dtype), rows(5, 3, seed=1, dtype=dtype), 2],
+    "neighbors_knn_merge": lambda dtype: [*_lists(dtype, 0), *_lists(dtype, 1), 3],
     "neighbors_knn_pass": lambda dtype: [rows(9, 3, dtype=dtype), 2],
     "neighbors_knn_route": lambda dtype: [rows(9, 3, dtype=dtype), 2],
     "ntk_layers_gram_": lambda dtype: [

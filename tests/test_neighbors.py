@@ -7,6 +7,7 @@ import torch
 
 from gramian import _C
 from gramian.neighbors import knn, knn_both, knn_pass
+from gramian.neighbors._knn import merge
 from tests.checks import assert_same_neighbors, check_thread_counts_agree, refuses
 from tests.reference.neighbors import distance_table
 
@@ -424,14 +425,12 @@ def test_a_pass_and_a_route_refuses_in_their_names():
 @pytest.mark.parametrize("metric", ["euclidean", "sqeuclidean", "cosine", "chebyshev", "ip"])
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_both_sides_of_a_sweep_have_the_bits_of_two_searches(isa, dtype, metric):
-    for n, m, d, k in [(1, 1, 1, 1), (1, 33, 7, 2), (97, 13, 3, 20), (700, 1100, 20, 40)]:
+    for n, m, d, k in [(1, 1, 1, 1), (1, 33, 7, 2), (97, 13, 3, 20), (300, 500, 20, 40)]:
         x, y = rows(n, d, dtype=dtype), rows(m, d, dtype=dtype, seed=1)
         if d == 20:
             x, y = x.round(), y.round()  # ties
-        for side, found, other in (
-            (x, knn_both(x, y, k, metric=metric).of_x, y),
-            (y, knn_both(x, y, k, metric=metric).of_y, x),
-        ):
+        both = knn_both(x, y, k, metric=metric)
+        for side, found, other in ((x, both.of_x, y), (y, both.of_y, x)):
             there = min(k, len(other))
             searched = knn(side, there, other, metric=metric)
             assert torch.equal(found.indices[:, :there], searched.indices)
@@ -445,6 +444,45 @@ def test_both_sides_in_bfloat16_have_the_bits_of_two_searches():
     found = knn_both(x, y, 2)
     assert torch.equal(found.of_x.indices, knn(x, 2, y).indices)
     assert torch.equal(found.of_y.indices, knn(y, 2, x).indices)
+
+
+@pytest.mark.parametrize("metric", ["euclidean", "ip"])
+def test_merged_lists_are_those_of_one_search(metric):
+    x, y = rows(300, 3).round(), rows(90, 3, seed=1).round()  # ties
+    for cut, k in ((0, 5), (1, 5), (40, 5), (40, 60)):
+        whole, largest = knn(x, k, y, metric=metric), metric == "ip"
+        parts = [knn(x, min(k, len(part)), part, metric=metric) for part in (y[:cut], y[cut:]) if len(part)]
+        if len(parts) == 1:
+            parts.insert(0, neighbors_of_none(parts[0]))
+        late = parts[1]._replace(indices=parts[1].indices + cut)
+        for pair in ((parts[0], late), (late, parts[0])):
+            found = torch.ops.gramian.neighbors_knn_merge(*pair[0], *pair[1], k, largest)
+            assert torch.equal(found[0], whole.distances)
+            assert torch.equal(found[1], whole.indices)
+            assert torch.equal(merge(*pair, k, largest=largest).indices, whole.indices)
+
+
+def neighbors_of_none(like):
+    return like._replace(distances=like.distances[:, :0], indices=like.indices[:, :0])
+
+
+def test_a_merge_refuses_in_its_name():
+    distances, indices = torch.zeros(4, 2), torch.zeros(4, 2, dtype=torch.int64)
+    for args, message in [
+        (
+            (distances, indices[:3], distances, indices, 2),
+            "knn_merge: a must be distances and indices [n, k], got shapes (4, 2) and (3, 2)",
+        ),
+        ((distances, indices, distances, indices.int(), 2), "knn_merge: b must have int64 indices, got int32"),
+        (
+            (distances, indices, distances.double(), indices, 2),
+            "knn_merge: b must have the dtype of a (float32), got float64",
+        ),
+        ((distances, indices, distances[:3], indices[:3], 2), "knn_merge: b must have 4 rows like a, got 3"),
+        ((distances, indices, distances, indices, 5), "knn_merge: k must be from 0 to 4, the entries of a row, got 5"),
+    ]:
+        with refuses(message):
+            torch.ops.gramian.neighbors_knn_merge(*args)
 
 
 def test_both_sides_of_nothing_and_under_opcheck():

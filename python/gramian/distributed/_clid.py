@@ -11,10 +11,10 @@ from torch import Tensor
 from gramian.neighbors import Clid, Neighbors, knn_pass, predict
 from gramian.neighbors._clid import joined
 from gramian.neighbors._dimension import twonn_of_ratios
-from gramian.neighbors._knn import merge, normalize
+from gramian.neighbors._knn import normalize
 
 from ._clusters import cluster
-from ._neighbors import among_themselves, fill, in_base, meetings, problem_of, search, starts_of
+from ._neighbors import among_themselves, fill, in_base, meetings, merge, problem_of, search, starts_of
 from ._ranks import Ranks, rows_of
 
 if TYPE_CHECKING:

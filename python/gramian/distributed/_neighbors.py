@@ -9,7 +9,8 @@ from torch import Tensor
 
 from gramian.neighbors import Neighbors
 from gramian.neighbors import knn as local_knn
-from gramian.neighbors._knn import knn_both, merge
+from gramian.neighbors._knn import knn_both
+from gramian.neighbors._knn import merge as merge_by_sorting
 
 from ._ranks import Ranks, rows_of
 
@@ -18,7 +19,18 @@ if TYPE_CHECKING:
 
     import torch.distributed as dist
 
-__all__ = ["Part", "among_themselves", "fill", "in_base", "knn", "meetings", "problem_of", "search", "starts_of"]
+__all__ = [
+    "Part",
+    "among_themselves",
+    "fill",
+    "in_base",
+    "knn",
+    "meetings",
+    "merge",
+    "problem_of",
+    "search",
+    "starts_of",
+]
 
 
 def problem_of(name: str, x: Tensor) -> str | None:
@@ -57,6 +69,13 @@ def search(x: Tensor, k: int, y: Tensor, metric: str, start: int) -> Neighbors:
         none = Neighbors(x.new_empty((len(x), 0), dtype=wide), x.new_empty((len(x), 0), dtype=torch.int64))
         return fill(none, k, start, largest=largest)
     return fill(local_knn(x, min(k, len(y)), y, metric=metric), k, start, largest=largest)
+
+
+def merge(before: Neighbors, after: Neighbors, k: int, *, largest: bool) -> Neighbors:
+    """Return the best of both sorted lists, equal distances by the lower index."""
+    if before.distances.device.type != "cpu":
+        return merge_by_sorting(before, after, k, largest=largest)
+    return Neighbors(*torch.ops.gramian.neighbors_knn_merge(*before, *after, k, largest))
 
 
 class Part(NamedTuple):

@@ -372,11 +372,16 @@ def knn_chunks(
 
 
 def merge(before: Neighbors, after: Neighbors, k: int, *, largest: bool) -> Neighbors:
-    """Return the best of both, equal distances by the lower index."""
+    """Return the best of both sorted lists, equal distances by the lower index; differentiable."""
     distances, indices = (torch.cat(pair, 1) for pair in zip(before, after, strict=True))
     indices, order = indices.sort(dim=1)
     distances, places = distances.gather(1, order).sort(dim=1, descending=largest, stable=True)
     return Neighbors(distances[:, :k], indices.gather(1, places[:, :k]))
+
+
+@torch.library.register_fake("gramian::neighbors_knn_merge")  # type: ignore[untyped-decorator]
+def _(distances: Tensor, indices: Tensor, _b: Tensor, _b_indices: Tensor, k: int, *_: Any) -> tuple[Tensor, Tensor]:
+    return distances.new_empty(len(distances), k), indices.new_empty(len(indices), k)
 
 
 def count_within(
