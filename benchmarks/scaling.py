@@ -156,8 +156,8 @@ def report(results: dict[str, Any]) -> str:
     facts = results["machine"]
     where = f"shaped to {facts['shaped_gbit']:g} Gb/s" if facts["shaped_gbit"] else "loopback"
     lines = [
-        f"{facts['cores']} cores, {where}: {8e-9 * facts['link_rate']:.1f} Gb/s, {1e6 * facts['link_latency']:.0f} us a message; "
-        + f"torch {results['torch']}, one thread a rank, median of {len(results['rows'][0]['rounds'])} rounds",
+        f"{facts['cores']} cores, {where}: {8e-9 * facts['link_rate']:.1f} Gb/s, {1e6 * facts['link_latency']:.0f} us a message, "
+        f"torch {results['torch']}; one thread a rank, median of {len(results['rows'][0]['rounds'])} rounds",
         "",
         "| work | ranks | seconds | model | speed-up | sent by a rank, MB | memory of a rank, MiB |",
         "| --- | --- | --- | --- | --- | --- | --- |",
@@ -176,6 +176,7 @@ def report(results: dict[str, Any]) -> str:
 
 def plot(path: Path) -> None:
     """Draw strong and weak scaling of nearest neighbours and K-means for each link."""
+    import matplotlib as mpl
     from matplotlib.figure import Figure
 
     ranks = [1 << power for power in range(11)]
@@ -206,7 +207,8 @@ def plot(path: Path) -> None:
     for one in axes.flat:
         one.spines[["top", "right"]].set_visible(False)
     path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, metadata={"Date": None} if path.suffix == ".svg" else None)
+    with mpl.rc_context({"svg.fonttype": "none", "svg.hashsalt": "scaling"}):  # the same file each time
+        figure.savefig(path, metadata={"Date": None} if path.suffix == ".svg" else None)
 
 
 if __name__ == "__main__":
