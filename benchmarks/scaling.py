@@ -156,8 +156,8 @@ def report(results: dict[str, Any]) -> str:
     facts = results["machine"]
     where = f"shaped to {facts['shaped_gbit']:g} Gb/s" if facts["shaped_gbit"] else "loopback"
     lines = [
-        f"{facts['cores']} cores, {where}: {8e-9 * facts['link_rate']:.1f} Gb/s, {1e6 * facts['link_latency']:.0f} us a message, "
-        f"torch {results['torch']}; one thread a rank, median of {len(results['rows'][0]['rounds'])} rounds",
+        f"{facts['cores']} cores, torch {results['torch']}, one thread a rank, median of {len(results['rows'][0]['rounds'])} rounds;",
+        f"{where}: {8e-9 * facts['link_rate']:.1f} Gb/s, {1e6 * facts['link_latency']:.0f} us a message",
         "",
         "| work | ranks | seconds | model | speed-up | sent by a rank, MB | memory of a rank, MiB |",
         "| --- | --- | --- | --- | --- | --- | --- |",

@@ -324,17 +324,15 @@ def check_refusals(rank, size):
 
 
 def be_silent_for_too_long(rank, size):
-    group = dist.new_group(timeout=dt.timedelta(seconds=3))
-    start = time.monotonic()
+    group = dist.new_group(timeout=dt.timedelta(seconds=2))
     if rank == 1:
         time.sleep(8)
         return "broken"
     with pytest.raises(
         distributed.RankError,
-        match=r"^knn: rank .* lost all ranks while ranks compared what they were asked for; it died",
+        match=r"^knn: rank .* lost all ranks while ranks compared what they were asked for; it died.*Timed out",
     ):
         distributed.knn(torch.randn(20, 3), 2, group=group)
-    assert time.monotonic() - start < 7
     return "broken"
 
 
