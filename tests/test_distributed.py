@@ -236,6 +236,10 @@ def check_sums(rank, size):
     found = distributed.kernel_sum(*(mine(t, rank, size) for t in (x, y, v)), bandwidth=0.7)
     whole = spectra.kernel_sum(x, y, v, bandwidth=0.7)
     torch.testing.assert_close(found, mine(whole, rank, size), rtol=1e-12, atol=1e-13)  # other order of sums
+    many = torch.randn(size, 5000, generator=generator)  # added in parts; fewer numbers are not
+    for count in (5, 5000):
+        expected = sum(many[1:, :count].unbind(0), start=many[0, :count].clone())
+        assert torch.equal(Ranks("test", None, x.device).sum(many[rank, :count].clone()), expected)
     frequencies = torch.randn(11, 3, generator=generator).double()
     for values in (v[:, 0], torch.complex(v, v.flip(0))):
         found = distributed.ndft(mine(y, rank, size), frequencies, mine(values, rank, size), norm="mean")

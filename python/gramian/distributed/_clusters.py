@@ -37,12 +37,12 @@ for _schema in ("sum(Tensor values, str group) -> Tensor", "gather(Tensor values
 
 @torch.library.impl("gramian_distributed::sum", "CompositeExplicitAutograd")
 def _sum(values: Tensor, group: str) -> Tensor:
-    return _keeping_failures(group, lambda ranks: ranks.sum(values).clone())
+    return _keeping_failures(group, lambda ranks: ranks.sum(values))
 
 
 @torch.library.impl("gramian_distributed::gather", "CompositeExplicitAutograd")
 def _gather(values: Tensor, group: str) -> Tensor:
-    return _keeping_failures(group, lambda ranks: ranks.gather(values).clone())
+    return _keeping_failures(group, lambda ranks: ranks.gather(values))
 
 
 def _keeping_failures(group: str, call: Any) -> Tensor:
