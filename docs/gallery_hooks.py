@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import os
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ def arguments(_configuration: dict[str, Any], script: dict[str, Any]) -> list[st
     source = Path(script["src_file"])
     script["example_globals"]["__doc__"] = ast.get_docstring(ast.parse(source.read_text(encoding="utf-8")), clean=False)
     FIGURES.mkdir(parents=True, exist_ok=True)
-    return ["--out", str(FIGURES / f"{source.stem}.png")]
+    return ["--out", os.path.relpath(FIGURES / f"{source.stem}.png", source.parent)]  # shown on the page
 
 
 def reset(_configuration: dict[str, Any], _script: str) -> None:
