@@ -23,7 +23,8 @@ html_title = f"gramian {release}"
 exclude_patterns = ["_build"]
 myst_enable_extensions = ["dollarmath"]
 myst_heading_anchors = 3
-suppress_warnings = ["myst.xref_missing"]  # links to files of the repository; tests/test_docs.py follows them
+# Links to files of the repository, and pages that only other pages lead to: tests/test_docs.py follows all links.
+suppress_warnings = ["myst.xref_missing", "toc.not_included"]
 napoleon_google_docstring = True
 napoleon_numpy_docstring = False
 napoleon_custom_sections = ["Cost", "Accuracy"]

@@ -1,12 +1,15 @@
 """Runs the Python of README.md and docs/ and compares what it prints with the `text` block that follows it."""
 
 import contextlib
+import inspect
 import io
 import re
 import warnings
 from pathlib import Path
 
 import pytest
+
+import gramian
 
 ROOT = Path(__file__).parent.parent
 GENERATED = {"gallery", "performance"}
@@ -61,6 +64,13 @@ def test_the_index_leads_to_every_page():
             reached.add(page)
             ahead += [page.parent / link for link in LINK.findall(page.read_text(encoding="utf-8"))]
     assert reached == set(PAGES)
+
+
+def test_each_module_has_a_page_of_its_reference():
+    modules = {name for name in gramian.__all__ if inspect.ismodule(getattr(gramian, name))} | {"estimators"}
+    for name in modules:
+        page = ROOT / "docs" / "reference" / f"{name}.md"
+        assert f".. automodule:: gramian.{name}\n" in page.read_text(encoding="utf-8")
 
 
 def test_an_example_is_joined_with_the_text_that_follows_it():
