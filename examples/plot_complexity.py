@@ -3,7 +3,7 @@ Complexity of a run against corrupted labels
 ============================================
 
 The more labels are wrong, the farther a network travels, and the larger its tangent features are on the way: the sum of
-|step| times |features| along the run grows with the corruption, as the gap to the test set does (after arXiv:2008.00938).
+the length of a step times that of the features along the run grows with the corruption, as the gap to the test set does (after arXiv:2008.00938).
 
     python examples/plot_complexity.py           # writes complexity.png
 """

@@ -1,5 +1,6 @@
 """Runs the Python of README.md and docs/ and compares what it prints with the `text` block that follows it."""
 
+import ast
 import contextlib
 import inspect
 import io
@@ -71,6 +72,15 @@ def test_each_module_has_a_page_of_its_reference():
     for name in modules:
         page = ROOT / "docs" / "reference" / f"{name}.md"
         assert f".. automodule:: gramian.{name}\n" in page.read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "examples").glob("plot_*.py")), ids=lambda path: path.stem)
+def test_the_gallery_can_show_the_docstring_of_an_example(path):
+    text = ast.get_docstring(ast.parse(path.read_text(encoding="utf-8")))
+    title, line, *_ = text.splitlines()
+    assert line == "=" * len(title)
+    assert not re.search(r"\|\S[^|]*\|", text), "bars begin a substitution there"
+    assert re.search(r"arXiv:\d{4}\.\d{4,5}", text)
 
 
 def test_an_example_is_joined_with_the_text_that_follows_it():
