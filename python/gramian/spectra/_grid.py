@@ -210,7 +210,7 @@ def _window_of(op: str, given: str | Tensor | None, size: int, like: Tensor) -> 
     if isinstance(given, str):
         if given != "hann":
             raise ValueError(f"{op}: window must be 'hann', a tensor or None, got {given!r}")
-        return torch.hann_window(size, dtype=torch.float64).to(like)
+        return torch.hann_window(size, dtype=torch.float64, device="cpu").to(like)
     if given.shape != (size,):
         raise ValueError(f"{op}: window must have the {size} samples of its axis, got shape {tuple(given.shape)}")
     return given.to(like)
@@ -422,9 +422,9 @@ def _squares(sizes: tuple[int, ...], spacing: tuple[float, ...]) -> tuple[Tensor
     """Squares of |k| from 0 to n/2 of every axis in units of a step, and the step: exact integers where the grid is isotropic."""
     lengths = [n * step for n, step in zip(sizes, spacing, strict=True)]
     step = 1 / max(lengths)
-    total = torch.zeros([], dtype=torch.float64)
+    total = torch.zeros([], dtype=torch.float64, device="cpu")
     for n, length in zip(sizes, lengths, strict=True):
-        m = torch.arange(n // 2 + 1, dtype=torch.float64) / (length * step)
+        m = torch.arange(n // 2 + 1, dtype=torch.float64, device="cpu") / (length * step)
         total = total.unsqueeze(-1) + m.square()
     return total, step
 
@@ -438,7 +438,7 @@ def _unit_shells(sizes: tuple[int, ...], spacing: tuple[float, ...], fold: int |
     shells = math.floor(nyquist + 0.5) + 1 if truncate else int(number.max()) + 1
     if truncate:
         number = torch.where(k > nyquist * (1 + 1e-12), shells, number)
-    return _table(number, shells, sizes, fold, torch.arange(shells).double() * step)
+    return _table(number, shells, sizes, fold, torch.arange(shells, device="cpu").double() * step)
 
 
 def _given_shells(sizes: tuple[int, ...], spacing: tuple[float, ...], fold: int | None, edges: Tensor) -> _Shells:
@@ -452,7 +452,7 @@ def _given_shells(sizes: tuple[int, ...], spacing: tuple[float, ...], fold: int 
 
 def _table(number: Tensor, shells: int, sizes: tuple[int, ...], fold: int | None, centres: Tensor) -> _Shells:
     """The table over |k| of every axis, or with ``fold`` over the modes that torch's transform keeps, ``[rows, last]``."""
-    weight = torch.ones([], dtype=torch.float64)
+    weight = torch.ones([], dtype=torch.float64, device="cpu")
     for n in sizes:
         weight = weight.unsqueeze(-1) * _weights(n // 2 + 1, 1 + (n % 2 == 0), weight)
     counts = torch.bincount(number.reshape(-1), weight.reshape(-1), minlength=shells + 1)[:shells]
@@ -469,7 +469,7 @@ def _shells_of(op: str, grid: _Grid, bins: int | Tensor | None, truncate: bool, 
             raise ValueError(f"{op}: bins must be at least 1, got {bins}")
         nyquist = [0.5 / step for step in grid.spacing]
         furthest = min(nyquist) if truncate else math.hypot(*nyquist)
-        bins = torch.linspace(0, furthest, bins + 1, dtype=torch.float64)
+        bins = torch.linspace(0, furthest, bins + 1, dtype=torch.float64, device="cpu")
     elif bins.ndim != 1 or len(bins) < 2 or not (bins[1:] > bins[:-1]).all():
         raise ValueError(f"{op}: bins must be edges that rise, at least two, got shape {tuple(bins.shape)}")
     return _given_shells(grid.sizes, grid.spacing, fold, bins.double().cpu())
