@@ -6,6 +6,7 @@
 #include <cstdint>
 #include <string>
 
+#include "core/interrupt.h"
 #include "core/isa.h"
 #include "core/probe_kernel.h"
 #include "core/refuse.h"
@@ -35,6 +36,15 @@ double fma_peak(const std::string& dtype, double seconds) {
   return best / 1e9;
 }
 
+unsigned long main_thread = 0;
+
+// Runs Python's signal handlers if this is the thread that they run on. What one raises stops the op.
+void run_signal_handlers() {
+  if (PyThread_get_thread_ident() != main_thread) return;
+  const py::gil_scoped_acquire gil;
+  if (PyErr_CheckSignals() != 0) throw py::error_already_set();
+}
+
 py::dict build_info() {
   py::dict info;
   info["version"] = GRAMIAN_VERSION;
@@ -50,6 +60,8 @@ py::dict build_info() {
 
 PYBIND11_MODULE(_C, m) {
   using namespace gramian;
+  main_thread = py::module_::import("threading").attr("main_thread")().attr("ident").cast<unsigned long>();
+  set_interrupt_check(&run_signal_handlers);
   m.def("best_isa", [] { return isa_name(best_isa()); }, "The highest instruction-set level of this CPU.");
   m.def("active_isa", [] { return isa_name(active_isa()); }, "The level that the kernels run on.");
   m.def(

@@ -128,12 +128,16 @@ inline void run_attention(const AttentionOptions& options, Element element, cons
   std::vector<char> sums(static_cast<std::size_t>(groups * batch * heads * sums_each));
   const std::int64_t workers = worker_count(units * groups);
   const Workspace scratch(workers, kernel.scratch_bytes(shape, together, element));
-  run_pieces(units * groups, 1, [&](std::int64_t piece, std::int64_t, std::int64_t worker) {
-    const std::int64_t unit = piece / groups, group = piece % groups, rows = blocks_each * kAttentionRows;
-    kernel.rows(shape, &all[static_cast<std::size_t>(unit * together)], together,
-                t.mix == nullptr ? nullptr : mix.data(), group * rows, std::min(shape.n, (group + 1) * rows),
-                scratch.of(worker), sums.data() + (group * batch * heads + unit * together) * sums_each);
-  });
+  // One block of every group after the other: a whole group at once would not let a long call be interrupted.
+  for (std::int64_t step = 0; step < blocks_each; ++step)
+    run_pieces(units * groups, 1, [&](std::int64_t piece, std::int64_t, std::int64_t worker) {
+      const std::int64_t unit = piece / groups, group = piece % groups, block = group * blocks_each + step;
+      if (block >= blocks) return;
+      kernel.rows(shape, &all[static_cast<std::size_t>(unit * together)], together,
+                  t.mix == nullptr ? nullptr : mix.data(), block * kAttentionRows,
+                  std::min(shape.n, (block + 1) * kAttentionRows), scratch.of(worker),
+                  sums.data() + (group * batch * heads + unit * together) * sums_each);
+    });
   if (shape.backward)
     run_pieces(batch * heads, 1, [&](std::int64_t h, std::int64_t, std::int64_t) {
       kernel.finish(shape, all[static_cast<std::size_t>(h)], sums.data() + h * sums_each, groups,

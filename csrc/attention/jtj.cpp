@@ -45,6 +45,6 @@ STABLE_TORCH_LIBRARY_FRAGMENT(gramian, m) {
       "attention_jtj(Tensor q, Tensor k, Tensor v, Tensor dq, Tensor dk, Tensor dv, Tensor? mix=None, "
       "Tensor? mask=None, bool is_causal=False, float? scale=None, bool l2=False) -> (Tensor, Tensor, Tensor)");
 }
-STABLE_TORCH_LIBRARY_IMPL(gramian, CPU, m) { m.impl("attention_jtj", TORCH_BOX(&attention_jtj_cpu)); }
+STABLE_TORCH_LIBRARY_IMPL(gramian, CPU, m) { m.impl("attention_jtj", GRAMIAN_BOX(&attention_jtj_cpu)); }
 
 }  // namespace gramian

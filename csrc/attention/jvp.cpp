@@ -24,6 +24,6 @@ STABLE_TORCH_LIBRARY_FRAGMENT(gramian, m) {
       "attention_jvp(Tensor q, Tensor k, Tensor v, Tensor dq, Tensor dk, Tensor dv, Tensor? mask=None, "
       "bool is_causal=False, float? scale=None, bool l2=False) -> Tensor");
 }
-STABLE_TORCH_LIBRARY_IMPL(gramian, CPU, m) { m.impl("attention_jvp", TORCH_BOX(&attention_jvp_cpu)); }
+STABLE_TORCH_LIBRARY_IMPL(gramian, CPU, m) { m.impl("attention_jvp", GRAMIAN_BOX(&attention_jvp_cpu)); }
 
 }  // namespace gramian

@@ -28,6 +28,6 @@ STABLE_TORCH_LIBRARY_FRAGMENT(gramian, m) {
       "attention_vjp(Tensor q, Tensor k, Tensor v, Tensor g, Tensor? mask=None, bool is_causal=False, "
       "float? scale=None, bool l2=False) -> (Tensor, Tensor, Tensor)");
 }
-STABLE_TORCH_LIBRARY_IMPL(gramian, CPU, m) { m.impl("attention_vjp", TORCH_BOX(&attention_vjp_cpu)); }
+STABLE_TORCH_LIBRARY_IMPL(gramian, CPU, m) { m.impl("attention_vjp", GRAMIAN_BOX(&attention_vjp_cpu)); }
 
 }  // namespace gramian

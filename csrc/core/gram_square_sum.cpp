@@ -34,6 +34,6 @@ Tensor gram_square_sum_cpu(const Tensor& x, const Tensor& y) {
 const ProbeKernels& active_probe() { return GRAMIAN_KERNELS(probe); }
 
 STABLE_TORCH_LIBRARY_FRAGMENT(gramian, m) { m.def(kGramSquareSumSchema); }
-STABLE_TORCH_LIBRARY_IMPL(gramian, CPU, m) { m.impl("gram_square_sum", TORCH_BOX(&gram_square_sum_cpu)); }
+STABLE_TORCH_LIBRARY_IMPL(gramian, CPU, m) { m.impl("gram_square_sum", GRAMIAN_BOX(&gram_square_sum_cpu)); }
 
 }  // namespace gramian

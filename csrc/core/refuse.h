@@ -2,6 +2,7 @@
 #pragma once
 #include <sstream>
 #include <stdexcept>
+#include <string>
 
 namespace gramian {
 
@@ -9,7 +10,10 @@ template <class... Parts>
 [[noreturn]] void refuse(const Parts&... parts) {
   std::ostringstream text;
   (text << ... << parts);
-  throw std::invalid_argument(text.str());
+  std::string line = text.str();
+  for (char& c : line)  // of a string that was given
+    if (static_cast<unsigned char>(c) < ' ') c = ' ';
+  throw std::invalid_argument(line);
 }
 
 }  // namespace gramian

@@ -5,6 +5,7 @@
 #include <chrono>
 #include <condition_variable>
 #include <cstdint>
+#include <exception>
 #include <mutex>
 #include <utility>
 #include <vector>
@@ -31,10 +32,11 @@ class Schedule {
 
   std::int64_t size() const { return total_; }
 
-  // The next block whose rows are free; waits for one if need be; false when none is left.
+  // The next block whose rows are free; waits for one if need be; false when none is left, or a worker has failed.
   bool next(BlockPair& block) {
     std::unique_lock lock(mutex_);
     for (;;) {
+      if (failure_) return false;
       for (auto waiting = deferred_.begin(); waiting != deferred_.end(); ++waiting)
         if (is_free(*waiting)) {
           block = *waiting;
@@ -58,6 +60,20 @@ class Schedule {
       mark(block, false);
     }
     released_.notify_all();
+  }
+
+  // A worker gives up, and leaves its block undone: no more blocks for anyone.
+  void fail(std::exception_ptr why) {
+    {
+      const std::lock_guard lock(mutex_);
+      if (!failure_) failure_ = std::move(why);
+    }
+    released_.notify_all();
+  }
+
+  // After all workers have ended: what the first one to fail threw.
+  void rethrow() const {
+    if (failure_) std::rethrow_exception(failure_);
   }
 
  private:
@@ -96,6 +112,7 @@ class Schedule {
   std::int64_t total_, next_ = 0;
   std::vector<bool> busy_;
   std::vector<BlockPair> deferred_;
+  std::exception_ptr failure_;
   std::mutex mutex_;
   std::condition_variable released_;
 };

@@ -5,6 +5,9 @@
 #include <torch/csrc/stable/tensor.h>
 #include <torch/headeronly/core/ScalarType.h>
 
+#include <cstdint>
+#include <new>
+#include <stdexcept>
 #include <string>
 
 #include "core/refuse.h"
@@ -14,6 +17,17 @@ namespace gramian {
 
 using torch::headeronly::ScalarType;
 using torch::stable::Tensor;
+
+// An op as the dispatcher calls it. All that torch can fail at for us is to find memory, and its stable ABI does not say so.
+template <void (*op)(StableIValue*, std::uint64_t, std::uint64_t)>
+void boxed(StableIValue* stack, std::uint64_t arguments, std::uint64_t results) {
+  try {
+    op(stack, arguments, results);
+  } catch (const std::runtime_error&) {
+    throw std::bad_alloc();
+  }
+}
+#define GRAMIAN_BOX(op) ::gramian::boxed<TORCH_BOX(op)>
 
 inline std::string shape_text(const Tensor& t) {
   std::string text = "(";

@@ -69,6 +69,6 @@ void ensemble_accumulate_cpu(const Tensor& predictions, const std::optional<Tens
 STABLE_TORCH_LIBRARY_FRAGMENT(gramian, m) {
   m.def("ensemble_accumulate_(Tensor predictions, Tensor? target, Tensor(a!) sums, Tensor(b!)? squares) -> ()");
 }
-STABLE_TORCH_LIBRARY_IMPL(gramian, CPU, m) { m.impl("ensemble_accumulate_", TORCH_BOX(&ensemble_accumulate_cpu)); }
+STABLE_TORCH_LIBRARY_IMPL(gramian, CPU, m) { m.impl("ensemble_accumulate_", GRAMIAN_BOX(&ensemble_accumulate_cpu)); }
 
 }  // namespace gramian

@@ -56,13 +56,15 @@ std::tuple<Tensor, Tensor, Tensor> information_infonce_cpu(const Tensor& f_given
     T* const partials = log_sums + n;
     T *const by_f = static_cast<T*>(grad_f.mutable_data_ptr()), *const by_g =
                                                                     static_cast<T*>(grad_g.mutable_data_ptr());
-    run_pieces(bands, per_part, [&](std::int64_t begin, std::int64_t end, std::int64_t worker) {
-      T* const partial = partials + begin / per_part * stride;
-      std::memset(partial, 0, static_cast<std::size_t>(stride) * sizeof(T));
-      for (std::int64_t b = begin; b < end; ++b)
-        kernel.band(p, panels, b * kBandRows, log_sums, gradients ? by_f : nullptr, partial,
-                    static_cast<T*>(scratch.of(worker)));
-    });
+    std::memset(partials, 0, static_cast<std::size_t>(parts * stride) * sizeof(T));
+    // One band of every part after the other: a piece that was a whole part would not let a long call be interrupted.
+    for (std::int64_t step = 0; step < per_part; ++step)
+      run_pieces(parts, 1, [&](std::int64_t part, std::int64_t, std::int64_t worker) {
+        const std::int64_t band = part * per_part + step;
+        if (band < bands)
+          kernel.band(p, panels, band * kBandRows, log_sums, gradients ? by_f : nullptr, partials + part * stride,
+                      static_cast<T*>(scratch.of(worker)));
+      });
     // d value / d f_i = (g_i - Σ_j P_ij g_j) / n, and likewise for g_j: the kernel left the expectations.
     if (gradients)
       run_pieces(n, kBandRows, [&](std::int64_t begin, std::int64_t end, std::int64_t) {
@@ -90,6 +92,6 @@ std::tuple<Tensor, Tensor, Tensor> information_infonce_cpu(const Tensor& f_given
 STABLE_TORCH_LIBRARY_FRAGMENT(gramian, m) {
   m.def("information_infonce(Tensor f, Tensor g, bool gradients) -> (Tensor, Tensor, Tensor)");
 }
-STABLE_TORCH_LIBRARY_IMPL(gramian, CPU, m) { m.impl("information_infonce", TORCH_BOX(&information_infonce_cpu)); }
+STABLE_TORCH_LIBRARY_IMPL(gramian, CPU, m) { m.impl("information_infonce", GRAMIAN_BOX(&information_infonce_cpu)); }
 
 }  // namespace gramian

@@ -48,7 +48,7 @@ STABLE_TORCH_LIBRARY_FRAGMENT(gramian, m) {
       "Tensor)");
 }
 STABLE_TORCH_LIBRARY_IMPL(gramian, CPU, m) {
-  m.impl("information_pairwise_scores", TORCH_BOX(&information_pairwise_scores_cpu));
+  m.impl("information_pairwise_scores", GRAMIAN_BOX(&information_pairwise_scores_cpu));
 }
 
 }  // namespace gramian

@@ -85,7 +85,7 @@ STABLE_TORCH_LIBRARY_FRAGMENT(gramian, m) {
       "mask) -> (Tensor, Tensor, Tensor, Tensor, Tensor)");
 }
 STABLE_TORCH_LIBRARY_IMPL(gramian, CPU, m) {
-  m.impl("information_pairwise_scores_backward", TORCH_BOX(&information_pairwise_scores_backward_cpu));
+  m.impl("information_pairwise_scores_backward", GRAMIAN_BOX(&information_pairwise_scores_backward_cpu));
 }
 
 }  // namespace gramian

@@ -51,6 +51,6 @@ std::tuple<Tensor, Tensor> neighbors_assign_cpu(const Tensor& x, const Tensor& c
 }  // namespace
 
 STABLE_TORCH_LIBRARY_FRAGMENT(gramian, m) { m.def(kAssignSchema); }
-STABLE_TORCH_LIBRARY_IMPL(gramian, CPU, m) { m.impl("neighbors_assign", TORCH_BOX(&neighbors_assign_cpu)); }
+STABLE_TORCH_LIBRARY_IMPL(gramian, CPU, m) { m.impl("neighbors_assign", GRAMIAN_BOX(&neighbors_assign_cpu)); }
 
 }  // namespace gramian

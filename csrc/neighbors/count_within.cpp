@@ -82,6 +82,8 @@ Tensor neighbors_count_within_cpu(const Tensor& x, const Tensor& radius, const s
 }  // namespace
 
 STABLE_TORCH_LIBRARY_FRAGMENT(gramian, m) { m.def(kCountWithinSchema); }
-STABLE_TORCH_LIBRARY_IMPL(gramian, CPU, m) { m.impl("neighbors_count_within", TORCH_BOX(&neighbors_count_within_cpu)); }
+STABLE_TORCH_LIBRARY_IMPL(gramian, CPU, m) {
+  m.impl("neighbors_count_within", GRAMIAN_BOX(&neighbors_count_within_cpu));
+}
 
 }  // namespace gramian

@@ -438,6 +438,6 @@ STABLE_TORCH_LIBRARY_FRAGMENT(gramian, m) {
       "neighbors_kmeans(Tensor x, Tensor init, Tensor? weights=None, int max_iter=100, float tol=0.0, "
       "bool spherical=False, bool relocate=True, str? group=None, int rank=0) -> (Tensor, Tensor, Tensor, Tensor)");
 }
-STABLE_TORCH_LIBRARY_IMPL(gramian, CPU, m) { m.impl("neighbors_kmeans", TORCH_BOX(&neighbors_kmeans_cpu)); }
+STABLE_TORCH_LIBRARY_IMPL(gramian, CPU, m) { m.impl("neighbors_kmeans", GRAMIAN_BOX(&neighbors_kmeans_cpu)); }
 
 }  // namespace gramian

@@ -173,7 +173,7 @@ STABLE_TORCH_LIBRARY_FRAGMENT(gramian, m) {
   m.def("neighbors_kmeans_plus_plus(Tensor x, Tensor uniforms, Tensor? weights=None) -> Tensor");
 }
 STABLE_TORCH_LIBRARY_IMPL(gramian, CPU, m) {
-  m.impl("neighbors_kmeans_plus_plus", TORCH_BOX(&neighbors_kmeans_plus_plus_cpu));
+  m.impl("neighbors_kmeans_plus_plus", GRAMIAN_BOX(&neighbors_kmeans_plus_plus_cpu));
 }
 
 }  // namespace gramian

@@ -33,6 +33,6 @@ std::tuple<Tensor, Tensor> neighbors_knn_cpu(const Tensor& x, std::int64_t k, co
 }  // namespace
 
 STABLE_TORCH_LIBRARY_FRAGMENT(gramian, m) { m.def(kKnnSchema); }
-STABLE_TORCH_LIBRARY_IMPL(gramian, CPU, m) { m.impl("neighbors_knn", TORCH_BOX(&neighbors_knn_cpu)); }
+STABLE_TORCH_LIBRARY_IMPL(gramian, CPU, m) { m.impl("neighbors_knn", GRAMIAN_BOX(&neighbors_knn_cpu)); }
 
 }  // namespace gramian

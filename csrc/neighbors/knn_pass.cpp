@@ -44,6 +44,6 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> neighbors_knn_pass_cp
 STABLE_TORCH_LIBRARY_FRAGMENT(gramian, m) {
   m.def("neighbors_knn_pass(Tensor x, int k, Tensor? train=None) -> (Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)");
 }
-STABLE_TORCH_LIBRARY_IMPL(gramian, CPU, m) { m.impl("neighbors_knn_pass", TORCH_BOX(&neighbors_knn_pass_cpu)); }
+STABLE_TORCH_LIBRARY_IMPL(gramian, CPU, m) { m.impl("neighbors_knn_pass", GRAMIAN_BOX(&neighbors_knn_pass_cpu)); }
 
 }  // namespace gramian

@@ -32,6 +32,6 @@ STABLE_TORCH_LIBRARY_FRAGMENT(gramian, m) {
       "neighbors_knn_route(Tensor x, int k, Tensor? y=None, str metric='euclidean', bool exclude_self=False, "
       "bool causal=False) -> Tensor");
 }
-STABLE_TORCH_LIBRARY_IMPL(gramian, CPU, m) { m.impl("neighbors_knn_route", TORCH_BOX(&neighbors_knn_route_cpu)); }
+STABLE_TORCH_LIBRARY_IMPL(gramian, CPU, m) { m.impl("neighbors_knn_route", GRAMIAN_BOX(&neighbors_knn_route_cpu)); }
 
 }  // namespace gramian

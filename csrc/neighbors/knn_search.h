@@ -76,6 +76,8 @@ class Scan {
 
   // False if the scores cannot decide: rows that are not finite, or whose distances leave the range of T.
   bool run(T* distances, std::int64_t* indices) {
+    // The square of a small query beside a huge row has vanished; a search measures it in a unit of its own.
+    if (problem_.metric == Metric::cosine && *std::min_element(x_norm_.begin(), x_norm_.end()) < 0x1p-450) return false;
     const auto& kernel = knn_kernels<T>();
     const Rows &x = problem_.x.rows, &y = problem_.y.rows;
     T* const score = static_cast<T*>(lists_.of(0));

@@ -45,7 +45,15 @@ struct SideData {
       if (is_euclidean(metric)) half_norm[i] = static_cast<T>(norm[i] / 2);
       norm[i] = std::sqrt(norm[i]);
       if (metric == Metric::cosine) {
-        size[i] = norm[i] > 0 ? unit / norm[i] : 0;
+        // Beside a huge row the squares of a small one vanish: it is measured again, in larger and larger units.
+        double own = unit;
+        while (norm[i] < 0x1p-450 && own < 0x1p1020) {
+          own = std::min(own * 0x1p450, 0x1p1020);
+          const auto row = static_cast<std::int64_t>(i);
+          GRAMIAN_KERNELS(moments).squared_norms(rows, row, row + 1, shift, own, norm.data());
+          norm[i] = std::sqrt(norm[i]);
+        }
+        size[i] = norm[i] > 0 && std::isfinite(own / norm[i]) ? own / norm[i] : 0;
         scale[i] = static_cast<T>(size[i]);
         norm[i] = std::isfinite(scale[i]) ? 1 : kHuge;
         if (norm[i] > 1) scale[i] = 0;

@@ -17,6 +17,6 @@ void ntk_layers_gram_cpu(Tensor out, const std::vector<Tensor>& a1, const std::v
 }  // namespace
 
 STABLE_TORCH_LIBRARY_FRAGMENT(gramian, m) { m.def(kLayersGramSchema); }
-STABLE_TORCH_LIBRARY_IMPL(gramian, CPU, m) { m.impl("ntk_layers_gram_", TORCH_BOX(&ntk_layers_gram_cpu)); }
+STABLE_TORCH_LIBRARY_IMPL(gramian, CPU, m) { m.impl("ntk_layers_gram_", GRAMIAN_BOX(&ntk_layers_gram_cpu)); }
 
 }  // namespace gramian

@@ -51,8 +51,8 @@ struct LayersGramCall {
       refuse(kOp, ": out must be ", dtype_text(dtype), ", got ", dtype_text(out.scalar_type()));
     if (!out.is_contiguous())
       refuse(kOp, ": out must be contiguous, got shape ", shape_text(out), " with other strides");
-    if (row < 0 || col < 0 || row + n > out.size(0) || col + m > out.size(2) ||
-        ((symmetric || mirror) && (col + m > out.size(0) || row + n > out.size(2))) || (symmetric && row != col))
+    if (row < 0 || col < 0 || row > out.size(0) - n || col > out.size(2) - m ||
+        ((symmetric || mirror) && (col > out.size(0) - m || row > out.size(2) - n)) || (symmetric && row != col))
       refuse(kOp, ": row and col must place the ", n, " by ", m, " samples within out ", shape_text(out), ", got ", row,
              " and ", col);
     if (out.device() != a1[0].device()) refuse(kOp, ": out must be on the device of a1[0]");

@@ -18,6 +18,6 @@ Tensor ntk_linear_gram_cpu(const Tensor& a1, const Tensor& g1, const std::option
 }  // namespace
 
 STABLE_TORCH_LIBRARY_FRAGMENT(gramian, m) { m.def(kLinearGramSchema); }
-STABLE_TORCH_LIBRARY_IMPL(gramian, CPU, m) { m.impl("ntk_linear_gram", TORCH_BOX(&ntk_linear_gram_cpu)); }
+STABLE_TORCH_LIBRARY_IMPL(gramian, CPU, m) { m.impl("ntk_linear_gram", GRAMIAN_BOX(&ntk_linear_gram_cpu)); }
 
 }  // namespace gramian

@@ -76,6 +76,6 @@ Tensor simplex_sixj_cpu(const Tensor& spins) {
 }  // namespace
 
 STABLE_TORCH_LIBRARY_FRAGMENT(gramian, m) { m.def("simplex_sixj(Tensor spins) -> Tensor"); }
-STABLE_TORCH_LIBRARY_IMPL(gramian, CPU, m) { m.impl("simplex_sixj", TORCH_BOX(&simplex_sixj_cpu)); }
+STABLE_TORCH_LIBRARY_IMPL(gramian, CPU, m) { m.impl("simplex_sixj", GRAMIAN_BOX(&simplex_sixj_cpu)); }
 
 }  // namespace gramian

@@ -51,6 +51,6 @@ std::tuple<Tensor, Tensor> simplex_sixj_blocks_cpu(const Tensor& blocks, std::in
 STABLE_TORCH_LIBRARY_FRAGMENT(gramian, m) {
   m.def("simplex_sixj_blocks(Tensor blocks, int limit) -> (Tensor, Tensor)");
 }
-STABLE_TORCH_LIBRARY_IMPL(gramian, CPU, m) { m.impl("simplex_sixj_blocks", TORCH_BOX(&simplex_sixj_blocks_cpu)); }
+STABLE_TORCH_LIBRARY_IMPL(gramian, CPU, m) { m.impl("simplex_sixj_blocks", GRAMIAN_BOX(&simplex_sixj_blocks_cpu)); }
 
 }  // namespace gramian

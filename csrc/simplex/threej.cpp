@@ -42,6 +42,6 @@ Tensor simplex_threej_cpu(const Tensor& spins) {
 }  // namespace
 
 STABLE_TORCH_LIBRARY_FRAGMENT(gramian, m) { m.def("simplex_threej(Tensor spins) -> Tensor"); }
-STABLE_TORCH_LIBRARY_IMPL(gramian, CPU, m) { m.impl("simplex_threej", TORCH_BOX(&simplex_threej_cpu)); }
+STABLE_TORCH_LIBRARY_IMPL(gramian, CPU, m) { m.impl("simplex_threej", GRAMIAN_BOX(&simplex_threej_cpu)); }
 
 }  // namespace gramian

@@ -19,6 +19,6 @@ std::tuple<Tensor, Tensor> simplex_weight4_cpu(const Tensor& lengths, const Tens
 }  // namespace
 
 STABLE_TORCH_LIBRARY_FRAGMENT(gramian, m) { m.def(kWeight4Schema); }
-STABLE_TORCH_LIBRARY_IMPL(gramian, CPU, m) { m.impl("simplex_weight4", TORCH_BOX(&simplex_weight4_cpu)); }
+STABLE_TORCH_LIBRARY_IMPL(gramian, CPU, m) { m.impl("simplex_weight4", GRAMIAN_BOX(&simplex_weight4_cpu)); }
 
 }  // namespace gramian

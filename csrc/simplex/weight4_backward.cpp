@@ -24,7 +24,7 @@ std::tuple<Tensor, Tensor> simplex_weight4_backward_cpu(const Tensor& lengths, c
 
 STABLE_TORCH_LIBRARY_FRAGMENT(gramian, m) { m.def(kWeight4BackwardSchema); }
 STABLE_TORCH_LIBRARY_IMPL(gramian, CPU, m) {
-  m.impl("simplex_weight4_backward", TORCH_BOX(&simplex_weight4_backward_cpu));
+  m.impl("simplex_weight4_backward", GRAMIAN_BOX(&simplex_weight4_backward_cpu));
 }
 
 }  // namespace gramian

@@ -14,6 +14,6 @@ Tensor spectra_kernel_sum_cpu(const Tensor& x, const Tensor& y, const Tensor& va
 }  // namespace
 
 STABLE_TORCH_LIBRARY_FRAGMENT(gramian, m) { m.def(kKernelSumSchema); }
-STABLE_TORCH_LIBRARY_IMPL(gramian, CPU, m) { m.impl("spectra_kernel_sum", TORCH_BOX(&spectra_kernel_sum_cpu)); }
+STABLE_TORCH_LIBRARY_IMPL(gramian, CPU, m) { m.impl("spectra_kernel_sum", GRAMIAN_BOX(&spectra_kernel_sum_cpu)); }
 
 }  // namespace gramian

@@ -12,6 +12,6 @@ Tensor spectra_ndft_cpu(const Tensor& frequencies, const Tensor& points, const T
 }  // namespace
 
 STABLE_TORCH_LIBRARY_FRAGMENT(gramian, m) { m.def(kNdftSchema); }
-STABLE_TORCH_LIBRARY_IMPL(gramian, CPU, m) { m.impl("spectra_ndft", TORCH_BOX(&spectra_ndft_cpu)); }
+STABLE_TORCH_LIBRARY_IMPL(gramian, CPU, m) { m.impl("spectra_ndft", GRAMIAN_BOX(&spectra_ndft_cpu)); }
 
 }  // namespace gramian

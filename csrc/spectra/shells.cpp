@@ -61,6 +61,6 @@ Tensor spectra_shells_cpu(const Tensor& x, const std::optional<Tensor>& y, const
 }  // namespace
 
 STABLE_TORCH_LIBRARY_FRAGMENT(gramian, m) { m.def(kShellsSchema); }
-STABLE_TORCH_LIBRARY_IMPL(gramian, CPU, m) { m.impl("spectra_shells", TORCH_BOX(&spectra_shells_cpu)); }
+STABLE_TORCH_LIBRARY_IMPL(gramian, CPU, m) { m.impl("spectra_shells", GRAMIAN_BOX(&spectra_shells_cpu)); }
 
 }  // namespace gramian

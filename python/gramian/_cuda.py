@@ -22,7 +22,10 @@ def load() -> str:
         return "this torch has no CUDA"
     if torch.cuda.device_count() == 0:  # by NVML: unlike is_available() it leaves the process free to fork
         return "no CUDA device"
-    loaded = ctypes.CDLL(str(library))
+    try:
+        loaded = ctypes.CDLL(str(library))
+    except OSError as error:
+        return f"the CUDA library does not load: {error}"
     driver, needed = loaded.gramian_cuda_driver(), loaded.gramian_cuda_runtime()
     if driver // 1000 < needed // 1000:
         return f"the driver is for CUDA {_version(driver)}, the kernels need {_version(needed)}"

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from . import _autograd
+from . import _autograd, _fake
 
 __all__ = ["gram_square_sum"]
 
@@ -55,7 +55,7 @@ def gram_square_sum(x: Tensor, y: Tensor) -> Tensor:
     return value
 
 
-@torch.library.register_fake("gramian::gram_square_sum")  # type: ignore[untyped-decorator]
+@_fake.register("gram_square_sum")
 def _(x: Tensor, _: Tensor) -> Tensor:
     return x.new_empty((), dtype=torch.float64 if x.dtype == torch.float64 else torch.float32)
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple, cast
 import torch
 from torch import Tensor
 
-from . import _autograd
+from . import _autograd, _fake
 from ._alignment import (
     alignment,
     center,
@@ -76,8 +76,8 @@ def _batched_linear_gram(info: Any, in_dims: tuple[int | None, ...], *arguments:
     return _linear_gram(*sides, *arguments[4:]), 0
 
 
-torch.library.register_fake("gramian::ntk_linear_gram", _fake_linear_gram)
-torch.library.register_fake("gramian::ntk_layers_gram_", lambda *_: None)
+_fake.register("ntk_linear_gram")(_fake_linear_gram)
+_fake.register("ntk_layers_gram_")(lambda *_: None)
 torch.library.register_vmap("gramian::ntk_linear_gram", _batched_linear_gram)
 
 

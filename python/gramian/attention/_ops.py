@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 import torch
 from torch import Tensor
 
-from gramian import _autograd
+from gramian import _autograd, _fake
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -203,9 +203,9 @@ def _batched(op: Any, tensors: int, mix: bool = False) -> Any:
     return rule
 
 
-torch.library.register_fake("gramian::attention_jvp", lambda *x: x[0].new_empty((*x[0].shape[:3], x[2].shape[3])))
+_fake.register("attention_jvp")(lambda *x: x[0].new_empty((*x[0].shape[:3], x[2].shape[3])))
 for _name in ("attention_vjp", "attention_jtj"):
-    torch.library.register_fake(f"gramian::{_name}", lambda *x: tuple(y.new_empty(y.shape) for y in x[:3]))
+    _fake.register(_name)(lambda *x: tuple(y.new_empty(y.shape) for y in x[:3]))
 torch.library.register_vmap("gramian::attention_jvp", _batched(_jvp, 6))
 torch.library.register_vmap("gramian::attention_vjp", _batched(_vjp, 4))
 torch.library.register_vmap("gramian::attention_jtj", _batched(_jtj, 6, mix=True))

@@ -8,6 +8,7 @@ from typing import Any, Literal, NamedTuple, TypeAlias, get_args
 import torch
 from torch import Tensor, nn
 
+from gramian import _fake
 from gramian._warnings import NumericalWarning
 
 Loss: TypeAlias = Literal["squared", "probability", "cross_entropy", "zero_one"]
@@ -29,7 +30,7 @@ __all__ = [
 CHUNK = 1 << 20  # values of a temporary, where predictions are read in pieces
 
 _accumulate = torch.ops.gramian.ensemble_accumulate_.default
-torch.library.register_fake("gramian::ensemble_accumulate_", lambda *_: None)
+_fake.register("ensemble_accumulate_")(lambda *_: None)
 
 
 class Decomposition(NamedTuple):

@@ -7,7 +7,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from gramian import _autograd
+from gramian import _autograd, _fake
 
 __all__ = ["PairwiseCritic", "SeparableCritic", "pairwise_scores", "separable_scores"]
 
@@ -84,14 +84,14 @@ def pairwise_scores(
     return scores + b3
 
 
-@torch.library.register_fake("gramian::information_pairwise_scores")  # type: ignore[untyped-decorator]
+@_fake.register("information_pairwise_scores")
 def _(a: Tensor, b: Tensor, w2: Tensor, b2: Tensor, w3: Tensor, keep_mask: bool) -> tuple[Tensor, Tensor]:
     n, m = a.shape[0], b.shape[0]
     words = (m + 31) // 32 * w2.shape[1] if keep_mask else 0
     return a.new_empty((n, m)), a.new_empty((n, words), dtype=torch.int32)
 
 
-@torch.library.register_fake("gramian::information_pairwise_scores_backward")  # type: ignore[untyped-decorator]
+@_fake.register("information_pairwise_scores_backward")
 def _(grad: Tensor, *rest: Tensor) -> tuple[Tensor, ...]:
     return tuple(torch.empty_like(t, memory_format=torch.contiguous_format) for t in rest[:5])
 

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from gramian import _autograd
+from gramian import _autograd, _fake
 
 from ._critic import _check_separable, _filled
 
@@ -61,7 +61,7 @@ def infonce_separable(f: Tensor, g: Tensor, temperature: float = 1.0, *, symmetr
     return (value + _infonce(g, f, wanted)[0]) / 2 if symmetric else value
 
 
-@torch.library.register_fake("gramian::information_infonce")  # type: ignore[untyped-decorator]
+@_fake.register("information_infonce")
 def _(f: Tensor, g: Tensor, gradients: bool) -> tuple[Tensor, Tensor, Tensor]:
     n, d = f.shape
     return f.new_empty(()), f.new_empty((n if gradients else 0, d)), f.new_empty((n if gradients else 0, d))

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from gramian import _autograd
+from gramian import _autograd, _fake
 from gramian._progress import progress_bar
 from gramian._warnings import NumericalWarning
 
@@ -65,7 +65,7 @@ def assign(x: Tensor, centers: Tensor) -> Assignment:
     return Assignment(labels, distances)
 
 
-@torch.library.register_fake("gramian::neighbors_assign")  # type: ignore[untyped-decorator]
+@_fake.register("neighbors_assign")
 def _(x: Tensor, centers: Tensor) -> tuple[Tensor, Tensor]:
     return x.new_empty(x.shape[:-1], dtype=centers.dtype), x.new_empty(x.shape[:-1], dtype=torch.int64)
 
@@ -169,7 +169,7 @@ def kmeans_plus_plus(
     return rows
 
 
-@torch.library.register_fake("gramian::neighbors_kmeans_plus_plus")  # type: ignore[untyped-decorator]
+@_fake.register("neighbors_kmeans_plus_plus")
 def _(x: Tensor, uniforms: Tensor, weights: Tensor | None = None) -> Tensor:
     return x.new_empty(uniforms.shape[:1], dtype=torch.int64)
 
@@ -293,7 +293,7 @@ def start_centers(
     return x[rows].to(torch.promote_types(x.dtype, torch.float32))
 
 
-@torch.library.register_fake("gramian::neighbors_kmeans")  # type: ignore[untyped-decorator]
+@_fake.register("neighbors_kmeans")
 def _(x: Tensor, init: Tensor, *_: Any) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     labels = x.new_empty(x.shape[:1], dtype=torch.int64)
     return init.new_empty(init.shape), labels, x.new_empty((), dtype=torch.float64), labels.new_empty(())

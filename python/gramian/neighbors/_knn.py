@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import torch
 from torch import Tensor
 
-from gramian import _autograd
+from gramian import _autograd, _fake
 from gramian._progress import progress_bar
 
 if TYPE_CHECKING:
@@ -94,7 +94,7 @@ def knn(
     return Neighbors(*_knn(x, k, y, metric, exclude_self, causal))
 
 
-@torch.library.register_fake("gramian::neighbors_knn")  # type: ignore[untyped-decorator]
+@_fake.register("neighbors_knn")
 def _(x: Tensor, k: int, *_: Any) -> tuple[Tensor, Tensor]:
     dtype = torch.float64 if x.dtype == torch.float64 else torch.float32
     shape = (*x.shape[:-1], k)
@@ -254,14 +254,14 @@ def knn_pass(x: Tensor, k: int, *, train: Tensor | None = None) -> KnnPass:
     return KnnPass(Neighbors(found[0], found[1]), Neighbors(found[2], found[3]), held_out)
 
 
-@torch.library.register_fake("gramian::neighbors_knn_pass")  # type: ignore[untyped-decorator]
+@_fake.register("neighbors_knn_pass")
 def _(x: Tensor, k: int, train: Tensor | None = None) -> tuple[Tensor, ...]:
     dtype = torch.float64 if x.dtype == torch.float64 else torch.float32
     rows = (len(x), len(x), 0 if train is None else len(x))
     return tuple(x.new_empty(n, k, dtype=of) for n in rows for of in (dtype, torch.int64))
 
 
-@torch.library.register_fake("gramian::neighbors_knn_route")  # type: ignore[untyped-decorator]
+@_fake.register("neighbors_knn_route")
 def _(x: Tensor, *_: Any) -> Tensor:
     return x.new_empty((), dtype=torch.int64)
 
@@ -441,7 +441,7 @@ def count_within(
     return counts
 
 
-@torch.library.register_fake("gramian::neighbors_count_within")  # type: ignore[untyped-decorator]
+@_fake.register("neighbors_count_within")
 def _(x: Tensor, *_: Any) -> Tensor:
     return x.new_empty(x.shape[:-1], dtype=torch.int64)
 

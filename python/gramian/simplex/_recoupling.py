@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, NamedTuple
 import torch
 from torch import Tensor
 
+from gramian import _fake
+
 from ._weights import geometry
 
 if TYPE_CHECKING:
@@ -22,21 +24,17 @@ _threej = torch.ops.gramian.simplex_threej.default
 _UNLIMITED = 1 << 40
 _LARGEST_DENSE = 1 << 31  # bytes
 
-torch.library.register_fake(
-    "gramian::simplex_sixj", lambda spins: spins.new_empty(spins.shape[1:], dtype=torch.float64)
-)
-torch.library.register_fake(
-    "gramian::simplex_threej", lambda spins: spins.new_empty(spins.shape[1:], dtype=torch.float64)
-)
+for _name in ("simplex_sixj", "simplex_threej"):
+    _fake.register(_name)(lambda spins: spins.new_empty(spins.shape[1:], dtype=torch.float64))
 
 
-@torch.library.register_fake("gramian::simplex_sixj_family")  # type: ignore[untyped-decorator]
+@_fake.register("simplex_sixj_family")
 def _(spins: Tensor, width: int) -> tuple[Tensor, Tensor]:
     n = spins.shape[1]
     return spins.new_empty((n,)), spins.new_empty((n, width), dtype=torch.float64)
 
 
-@torch.library.register_fake("gramian::simplex_sixj_blocks")  # type: ignore[untyped-decorator]
+@_fake.register("simplex_sixj_blocks")
 def _(blocks: Tensor, _limit: int) -> tuple[Tensor, Tensor]:
     size = torch.library.get_ctx().new_dynamic_size()
     return blocks.new_empty((size,), dtype=torch.float64), blocks.new_empty((blocks.shape[1] + 1,))

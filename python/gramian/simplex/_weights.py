@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.autograd import forward_ad
 
-from gramian import _autograd
+from gramian import _autograd, _fake
 
 _weight4 = torch.ops.gramian.simplex_weight4.default
 _weight4_backward = torch.ops.gramian.simplex_weight4_backward.default
@@ -117,12 +117,12 @@ def _gradients(lengths: Tensor, labels: Tensor, *, squared: bool) -> tuple[Tenso
     return angles, factor * moved[..., rows, cols], -factor * h_edges
 
 
-@torch.library.register_fake("gramian::simplex_weight4")  # type: ignore[untyped-decorator]
+@_fake.register("simplex_weight4")
 def _(lengths: Tensor, _labels: Tensor, _squared: bool = False) -> tuple[Tensor, Tensor]:
     return lengths.new_empty(lengths.shape[:-1]), lengths.new_empty(lengths.shape[:-1])
 
 
-@torch.library.register_fake("gramian::simplex_weight4_backward")  # type: ignore[untyped-decorator]
+@_fake.register("simplex_weight4_backward")
 def _(lengths: Tensor, *_: Any) -> tuple[Tensor, Tensor]:
     return lengths.new_empty(lengths.shape), lengths.new_empty(lengths.shape)
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple, get_args
 import torch
 from torch import Tensor
 
-from gramian import _autograd
+from gramian import _autograd, _fake
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -41,7 +41,7 @@ class RadialSpectrum(NamedTuple):
 # ---- From modes to shells ----
 
 
-@torch.library.register_fake("gramian::spectra_shells")  # type: ignore[untyped-decorator]
+@_fake.register("spectra_shells")
 def _(x: Tensor, y: Tensor | None, _shell: Tensor, shells: int, _fold: int) -> Tensor:
     return x.new_empty(x.shape[0], shells, 1 if y is None else 2)
 

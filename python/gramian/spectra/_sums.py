@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 import torch
 from torch import Tensor
 
-from gramian import _autograd
+from gramian import _autograd, _fake
 from gramian._lanczos import Eigenpairs, lanczos
 
 if TYPE_CHECKING:
@@ -142,12 +142,12 @@ def _jvp_ndft(ctx: Any, dk: Tensor | None, dx: Tensor | None, dv: Tensor | None)
 _autograd.register(_ndft, setup_context=_setup_ndft, backward=_backward_ndft, jvp=_jvp_ndft)
 
 
-@torch.library.register_fake("gramian::spectra_kernel_sum")  # type: ignore[untyped-decorator]
+@_fake.register("spectra_kernel_sum")
 def _(x: Tensor, _y: Tensor, values: Tensor, _profile: int, _slope: bool = False) -> Tensor:
     return x.new_empty(x.shape[0], values.shape[1])
 
 
-@torch.library.register_fake("gramian::spectra_ndft")  # type: ignore[untyped-decorator]
+@_fake.register("spectra_ndft")
 def _(frequencies: Tensor, _points: Tensor, values: Tensor) -> Tensor:
     return frequencies.new_empty(2, frequencies.shape[0], values.shape[1])
 

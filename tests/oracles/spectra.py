@@ -1,0 +1,105 @@
+"""Sums of waves, of radial functions and over shells."""
+
+import math
+
+import numpy as np
+import torch
+
+from tests.checks import wide
+from tests.oracles.registry import is_finite, op, worst
+
+
+def _pair_arguments(draw):
+    dtype, d, m = draw.dtype(), draw.size(0, 17), draw.size()
+    return (
+        draw.values(draw.size(), d, dtype=dtype),
+        draw.values(m, d, dtype=dtype),
+        draw.values(m, draw.size(0, 17), dtype=dtype),
+    )
+
+
+def _kernel_arguments(draw):
+    return *_pair_arguments(draw), int(draw.rng.integers(5)), draw.chance(0.4)
+
+
+def _profile(u, profile, slope):
+    r = np.sqrt(u)
+    if profile == 0:
+        value = np.exp(-u / 2)
+        return -value / 2 if slope else value
+    if profile == 1:
+        value = np.exp(-r)
+        return np.divide(-value / 2, r, out=np.zeros_like(r), where=r > 0) if slope else value
+    if profile == 2:
+        scaled = math.sqrt(3) * r
+        return -1.5 * np.exp(-scaled) if slope else (1 + scaled) * np.exp(-scaled)
+    if profile == 3:
+        scaled = math.sqrt(5) * r
+        value = np.exp(-scaled)
+        return -(5 / 6) * (1 + scaled) * value if slope else (1 + scaled + scaled**2 / 3) * value
+    return -0.5 * (1 + u) ** -1.5 if slope else (1 + u) ** -0.5
+
+
+@op(
+    _kernel_arguments,
+    "Σ|v| (8 eps |φ| + |φ(u - δ) - φ(u + δ)|), δ = (d + 4) eps (|x|² + |y|²): φ at distances rounded so",
+)
+def spectra_kernel_sum(args, got):
+    profile, slope = args[3:]
+    x, y, v = map(wide, args[:3])
+    eps = torch.finfo(args[0].dtype).eps
+    if not is_finite(args):
+        return 0.0
+    norms = (x**2).sum(1)[:, None] + (y**2).sum(1)
+    if norms.max(initial=0) > float(torch.finfo(args[0].dtype).max) / 8:
+        return 0.0
+    u = ((x[:, None] - y) ** 2).sum(2)
+    apart = (x.shape[1] + 4) * eps * norms + 4 * eps * u + float(torch.finfo(args[0].dtype).tiny) * (x.shape[1] + 1)
+    if profile == 1 and slope and (u <= 2 * apart).any():
+        return 0.0  # its pole
+    f, near, far = (_profile(t, profile, slope) for t in (u, np.maximum(u - apart, 0), u + apart))
+    error = np.abs(near - far) + 8 * eps * (np.abs(near) + float(torch.finfo(args[0].dtype).tiny))
+    size = np.abs(v)
+    return worst(got[0], f @ v, np.abs(f) @ size, 2 * math.log2(len(y) + 2) + 4, floor=2 * (error @ size) + 1e-300)
+
+
+@op(_pair_arguments, "Σ|v| (2π d eps Σ|k||x| + 8 eps)")
+def spectra_ndft(args, got):
+    k, x, v = map(wide, args)
+    eps = torch.finfo(args[0].dtype).eps
+    if not is_finite(args):
+        return 0.0
+    turns, size = k @ x.T, np.abs(k) @ np.abs(x).T
+    error = 2 * np.longdouble(math.pi) * (x.shape[1] + 2) * eps * size + 8 * eps
+    if error.max(initial=0) > 0.25:
+        return 0.0
+    turns = 2 * np.longdouble("3.14159265358979323846264338327950288") * (turns - np.round(turns))
+    expected = np.stack([np.cos(turns) @ v, np.sin(turns) @ v])
+    scale = np.broadcast_to(np.ones_like(turns) @ np.abs(v), expected.shape)
+    return worst(got[0], expected, scale, 2 * math.log2(len(x) + 2) + 4, floor=2 * (error @ np.abs(v)) + 1e-300)
+
+
+def _shells_arguments(draw):
+    dtype, rows, last, shells = draw.dtype(), draw.size(0, 17), draw.size(0, 17), draw.size(1, 17)
+    x = draw.values(draw.size(0, 3), rows, last, 2, dtype=dtype)
+    y = draw.values(*x.shape, dtype=dtype) if draw.chance(0.5) else None
+    return x, y, draw.integers(0, shells, rows, last).int(), shells, int(draw.rng.integers(3))
+
+
+@op(_shells_arguments, "8 eps Σ|x||y| of a shell", dense=True)
+def spectra_shells(args, got):
+    x, y, shell, shells, fold = args
+    if not is_finite(args):
+        return 0.0
+    a, b = wide(x), wide(x if y is None else y)
+    weight = np.ones(shell.shape)
+    if fold and shell.shape[1] > 0:
+        weight[:, 1 : shell.shape[1] - (fold == 2 and shell.shape[1] > 1)] = 2
+    real = weight * (a[..., 0] * b[..., 0] + a[..., 1] * b[..., 1])
+    imaginary = weight * (a[..., 1] * b[..., 0] - a[..., 0] * b[..., 1])
+    size = weight * np.abs(a).sum(-1) * np.abs(b).sum(-1)
+    where = (np.asarray(shell)[..., None] == np.arange(shells)).astype(np.longdouble)
+    parts = [real] if y is None else [real, imaginary]
+    expected = np.stack([np.einsum("brl,rls->bs", part, where) for part in parts], -1)
+    scale = np.broadcast_to(np.einsum("brl,rls->bs", size, where)[..., None], expected.shape)
+    return worst(got[0], expected, scale, 8, floor=float(torch.finfo(x.dtype).tiny) * (shell.numel() + 1))
