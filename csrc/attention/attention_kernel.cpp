@@ -346,7 +346,6 @@ void rows_of_type(const AttentionShape& s, const AttentionHead* head, std::int64
   const T scale = static_cast<T>(s.scale);
   const std::int64_t padded_keys = round_up(s.m, kCols),
                      sums_size = KeySums<T>(s, nullptr).end - static_cast<T*>(nullptr);
-  if (s.backward) __builtin_memset(sums, 0, static_cast<std::size_t>(heads * sums_size) * sizeof(T));
   for (std::int64_t first = begin; first < end; first += kAttentionRows) {
     const std::int64_t rows = end - first < kAttentionRows ? end - first : kAttentionRows;
     const std::int64_t seen = s.causal && first + rows < s.m ? first + rows : s.m;

@@ -32,8 +32,8 @@ struct AttentionKernels {
   void (*pack_mix)(const Rows& mix, void* packed);
   std::int64_t (*scratch_bytes)(const AttentionShape& shape, std::int64_t heads, Element element);
   std::int64_t (*sums_bytes)(const AttentionShape& shape, Element element);  // of one head
-  // Query rows [begin, end) of all `heads`, whose outputs are multiplied by `mix` if there is one; sums over the queries
-  // go to `sums`, one part for each head.
+  // Query rows [begin, end) of all `heads`, whose outputs are multiplied by `mix` if there is one; sums over the queries are added
+  // to `sums`, one part for each head.
   void (*rows)(const AttentionShape& shape, const AttentionHead* head, std::int64_t heads, const void* mix,
                std::int64_t begin, std::int64_t end, void* scratch, void* sums);
   // gk and gv of one head from the sums of `groups` ranges of rows, `apart` bytes from one another.
