@@ -6,16 +6,13 @@ run of the ops that the fault may touch, then the family's tests. What is known 
 
 import argparse
 import json
-import os
-import shutil
-import subprocess
 import sys
 import tempfile
 import time
 from pathlib import Path
 from typing import NamedTuple
 
-ROOT = Path(__file__).resolve().parent.parent
+from tree import Copy
 
 
 class Mutant(NamedTuple):
@@ -241,60 +238,6 @@ def _mutants():
 
 
 MUTANTS = _mutants()
-
-# Without the finder of an editable install, so that the copy is what is imported.
-RUN = (
-    "import sys; sys.meta_path[:] = [f for f in sys.meta_path if 'Editable' not in type(f).__name__ and 'editable' not in "
-    "type(f).__module__]; sys.path[:0] = ['.', 'python']; "
-)
-
-
-class Copy:
-    """A copy of the tree and its build: kernels at -O1, which compile in a third of the time."""
-
-    def __init__(self, folder: Path) -> None:
-        self.root, self.build = folder / "tree", folder / "build"
-        if not self.root.exists():
-            tracked = subprocess.run(
-                ["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=True
-            ).stdout.split()
-            for name in tracked:
-                if (ROOT / name).is_file():
-                    (self.root / name).parent.mkdir(parents=True, exist_ok=True)
-                    shutil.copy2(ROOT / name, self.root / name)
-            flags = self.root / "cmake" / "kernels.cmake"
-            flags.write_text(flags.read_text(encoding="utf-8").replace("-O3", "-O1"), encoding="utf-8")
-        version = "0.0.0"
-        import pybind11
-
-        subprocess.run(
-            [
-                "cmake", "-S", self.root, "-B", self.build, "-G", "Ninja", f"-DSKBUILD_PROJECT_VERSION={version}", "-DGRAMIAN_CUDA=off",
-                f"-DPython_EXECUTABLE={sys.executable}", f"-Dpybind11_DIR={pybind11.get_cmake_dir()}", "-DCMAKE_CXX_FLAGS_RELEASE=-O1",
-            ],
-            check=True, stdout=subprocess.DEVNULL,
-        )  # fmt: skip
-
-    def make(self) -> bool:
-        """Build, and put the libraries where the copy imports them; False if that fails."""
-        done = subprocess.run(["cmake", "--build", self.build], capture_output=True, text=True, check=False)
-        for library in self.build.glob("*.so"):
-            shutil.copy2(library, self.root / "python" / "gramian" / library.name)
-        if done.returncode:
-            print(done.stdout[-1500:])
-        return done.returncode == 0
-
-    def passes(self, *arguments: str) -> bool:
-        """Whether pytest with these arguments passes on the copy."""
-        code = RUN + f"import pytest; sys.exit(pytest.main({list(arguments)!r}))"
-        options = {"cwd": self.root, "env": {**os.environ, "PYTHONDONTWRITEBYTECODE": "1"}, "timeout": 900}
-        try:
-            return (
-                subprocess.run([sys.executable, "-c", code], capture_output=True, check=False, **options).returncode
-                == 0
-            )
-        except subprocess.TimeoutExpired:
-            return False
 
 
 def drill(copy: Copy, mutant: Mutant) -> dict:
