@@ -13,7 +13,7 @@ tools := $(VENV)/.gramian-tools
 built := $(VENV)/.gramian-built
 sources := pyproject.toml CMakeLists.txt $(wildcard cmake/*) $(shell find csrc -type f ! -name '*.md')
 
-.PHONY: tour test lint bench docs wheel wheel-test install clean
+.PHONY: tour test fuzz drill sanitize lint bench docs wheel wheel-test install clean
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 
@@ -22,6 +22,9 @@ help:
 	@echo "make test    build gramian and run its tests"
 	@echo "make lint    ruff, mypy and clang-format"
 	@echo "make docs    build the pages in build/docs, and run the gallery"
+	@echo "make fuzz    fuzz every op for hours; FUZZ='--seconds 600 neighbors_knn' bounds and chooses"
+	@echo "make drill   plant faults, and see that the tests fail on each; DRILL='--seconds 600' bounds"
+	@echo "make sanitize  the fuzzer's short run under AddressSanitizer and UndefinedBehaviorSanitizer"
 	@echo "make wheel   the source distribution and a wheel from it, in dist/; WHEEL_PYTHONS='python3.10 python3.13' for others"
 	@echo "make wheel-test  try the wheel in an empty environment; WHEEL_TORCHES='torch==2.10.0 torch' chooses torches"
 	@echo "make bench   measure against the peers; BENCH='neighbors --quick' chooses"
@@ -32,6 +35,19 @@ tour: $(built)-demo
 
 test: $(built)-demo $(built)-test
 	@$(bin)/python -m pytest $(TEST)
+
+# For hours: what they find is added to tests/results, and docs/trust.md is written from that.
+fuzz: $(built)-demo $(built)-test
+	@$(bin)/python -m tests.fuzz --inputs 1000000 --json tests/results/fuzz.json $(FUZZ)
+	@$(bin)/python tools/trust.py
+
+drill: $(built)-demo $(built)-test
+	@$(bin)/python tools/mutate.py --json tests/results/mutants.json $(DRILL)
+	@$(bin)/python tools/trust.py
+
+sanitize: $(built)-demo $(built)-test
+	@$(bin)/python tools/sanitize.py --json tests/results/sanitize.json $(SANITIZE)
+	@$(bin)/python tools/trust.py
 
 docs: $(built)-demo $(built)-docs
 	@$(bin)/python -m benchmarks page docs/performance benchmarks/results/*.json

@@ -74,12 +74,16 @@ def _far_apart(t):
     return torch.empty(len(t) * stride, dtype=t.dtype).as_strided(t.shape, (stride, *t.stride()[1:])).copy_(t)
 
 
+def _backwards(t):
+    return tuple(reversed(range(t.ndim)))
+
+
 LAYOUTS = {
     "transposed": lambda t: t.mT.contiguous().mT if t.ndim >= 2 else t,
     "every second": lambda t: torch.stack([t, torch.zeros_like(t)], -1)[..., 0],
     "offset": lambda t: torch.cat([t.new_zeros(1), t.flatten()])[1:].view(t.shape),
     "rows apart": lambda t: torch.cat([t, t], -1)[..., : t.shape[-1]] if t.ndim else t,
-    "axes reversed": lambda t: t.permute(*reversed(range(t.ndim))).contiguous().permute(*reversed(range(t.ndim))),
+    "axes reversed": lambda t: t.permute(_backwards(t)).contiguous().permute(_backwards(t)),
     "far apart": _far_apart,
     "negated view": lambda t: torch._neg_view(-t) if t.is_floating_point() else t,
 }
@@ -260,18 +264,19 @@ class Fuzzer:
         return got
 
     def guised(self, seed, draw, args, expected):
+        op = self.op
         self.counts["guises"] += 1
-        kind, dressed = guise(draw, self.given(args), self.op)
+        kind, dressed = guise(draw, self.given(args), op)
         threads = draw.choice((1, 1, 1, 2, 3))
         torch.set_num_threads(threads)
         try:
-            got = _flat(call(self.op, dressed))
+            got = _flat(call(op, dressed))
         except Exception as error:  # noqa: BLE001
             self.fault(seed, f"{kind}, {threads} threads", error)
             return
         finally:
             torch.set_num_threads(1)
-        if not same_bits(got, expected):
+        if not same_bits(got, expected) and not (op.rounds and kind in LAYOUTS and op.ratio(args, got) <= 1):
             self.fault(seed, f"{kind}, {threads} threads", "other bits")
 
     def corrupted(self, seed, draw, args):

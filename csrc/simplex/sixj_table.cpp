@@ -133,6 +133,6 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> simplex_sixj_table_cpu(const Tensor& 
 STABLE_TORCH_LIBRARY_FRAGMENT(gramian, m) {
   m.def("simplex_sixj_table(Tensor cursor, int two_j_max, int room) -> (Tensor, Tensor, Tensor, Tensor)");
 }
-STABLE_TORCH_LIBRARY_IMPL(gramian, CPU, m) { m.impl("simplex_sixj_table", TORCH_BOX(&simplex_sixj_table_cpu)); }
+STABLE_TORCH_LIBRARY_IMPL(gramian, CPU, m) { m.impl("simplex_sixj_table", GRAMIAN_BOX(&simplex_sixj_table_cpu)); }
 
 }  // namespace gramian

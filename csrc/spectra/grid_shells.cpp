@@ -158,6 +158,6 @@ Tensor spectra_grid_shells_cpu(const Tensor& x, const std::optional<Tensor>& win
 STABLE_TORCH_LIBRARY_FRAGMENT(gramian, m) {
   m.def("spectra_grid_shells(Tensor x, Tensor? window, Tensor shell, int shells) -> Tensor");
 }
-STABLE_TORCH_LIBRARY_IMPL(gramian, CPU, m) { m.impl("spectra_grid_shells", TORCH_BOX(&spectra_grid_shells_cpu)); }
+STABLE_TORCH_LIBRARY_IMPL(gramian, CPU, m) { m.impl("spectra_grid_shells", GRAMIAN_BOX(&spectra_grid_shells_cpu)); }
 
 }  // namespace gramian

@@ -130,17 +130,17 @@ def _attention_ratio(args, got, count, derivative):
 _ATTENTION_BOUND = "δ Σ|terms|, δ = 8 (d + 4) eps max|scores| + 4 (n + m + d + dv + 8 m) eps"
 
 
-@op(_jvp_arguments, _ATTENTION_BOUND)
+@op(_jvp_arguments, _ATTENTION_BOUND, rounds=True)
 def attention_jvp(args, got):
     return _attention_ratio(args, got, 6, lambda softmax, x, _: [softmax.jvp(*x)])
 
 
-@op(_vjp_arguments, _ATTENTION_BOUND)
+@op(_vjp_arguments, _ATTENTION_BOUND, rounds=True)
 def attention_vjp(args, got):
     return _attention_ratio(args, got, 4, lambda softmax, x, _: softmax.vjp(*x))
 
 
-@op(_jtj_arguments, _ATTENTION_BOUND)
+@op(_jtj_arguments, _ATTENTION_BOUND, rounds=True)
 def attention_jtj(args, got):
     mix = None if args[6] is None else wide(args[6])
 

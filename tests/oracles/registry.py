@@ -95,6 +95,7 @@ class Op:
     bound: str  # what ``ratio`` is relative to
     finite: bool = False  # a NaN or an infinity is refused
     dense: bool = False  # what is not contiguous is refused
+    rounds: bool = False  # another layout of the same values may round otherwise
     mutates: tuple[int, ...] = ()  # arguments that are written to
 
     @property

@@ -13,6 +13,7 @@ from tests.oracles.registry import op
 from tests.reference import simplex as reference
 
 EPS = np.finfo(np.float64).eps
+_SYMBOL_BOUND = "8 eps (|symbol| + 1 / √(2 j + 1)), j the largest spin"
 
 
 def _root(numerator, denominator):
@@ -85,7 +86,7 @@ def _spins(draw, rows):
     return draw.integers(0, most + 1, rows, draw.size(0, 17))
 
 
-@op(lambda draw: (_spins(draw, 6),), "8 eps (|symbol| + 1 / √(2 j + 1)), j the largest spin")
+@op(lambda draw: (_spins(draw, 6),), _SYMBOL_BOUND)
 def simplex_sixj(args, got):
     return _ratio(got[0], [_sixj(*s) for s in args[0].T.tolist()], int(args[0].max()) if args[0].numel() else 0)
 
@@ -99,12 +100,12 @@ def _threej_arguments(draw):
     return (spins,)
 
 
-@op(_threej_arguments, "8 eps (|symbol| + 1 / √(2 j + 1)), j the largest spin")
+@op(_threej_arguments, _SYMBOL_BOUND)
 def simplex_threej(args, got):
     return _ratio(got[0], [_threej(*s) for s in args[0].T.tolist()], int(args[0][:3].max()) if args[0].numel() else 0)
 
 
-@op(lambda draw: (_spins(draw, 5), 24), "8 eps (|symbol| + 1 / √(2 j + 1)), j the largest spin")
+@op(lambda draw: (_spins(draw, 5), 24), _SYMBOL_BOUND)
 def simplex_sixj_family(args, got):
     spins, width = args
     first, values = got
@@ -120,13 +121,7 @@ def simplex_sixj_family(args, got):
     return ratio
 
 
-@op(
-    lambda draw: (draw.integers(0, draw.choice((3, 7, 13)), 4, draw.size(0, 5)), int(draw.choice((0, 3, 8, 40)))),
-    "8 eps (|symbol| + 1 / √(2 j + 1)), j the largest spin",
-)
-def simplex_sixj_blocks(args, got):
-    blocks, limit = args
-    values, offsets = got[0], got[1].tolist()
+def _blocks_ratio(blocks, limit, values, offsets):
     expected = []
     assert offsets[0] == 0
     for i, (a, b, c, d) in enumerate(blocks.T.tolist()):
@@ -136,6 +131,29 @@ def simplex_sixj_blocks(args, got):
         expected += [_sixj(x, a, b, y, c, d) for x, y in itertools.product(rows, cols)] if whole else []
         assert offsets[i + 1] == len(expected)
     return _ratio(values, expected, 1)
+
+
+@op(
+    lambda draw: (draw.integers(0, draw.choice((3, 7, 13)), 4, draw.size(0, 5)), int(draw.choice((0, 3, 8, 40)))),
+    _SYMBOL_BOUND,
+)
+def simplex_sixj_blocks(args, got):
+    blocks, limit = args
+    return _blocks_ratio(blocks, limit, got[0], got[1].tolist())
+
+
+def _table_arguments(draw):
+    largest = int(draw.choice((0, 1, 3, 6, 8)))
+    cursor = int(draw.rng.integers((largest + 1) ** 3))
+    return torch.tensor(cursor), largest, int(draw.choice((1, 40, 2000)))
+
+
+@op(_table_arguments, _SYMBOL_BOUND)
+def simplex_sixj_table(args, got):
+    cursor, largest, _ = args
+    blocks, offsets, values, following = got
+    assert int(following) == -1 or int(cursor) < int(following) < (largest + 1) ** 3
+    return _blocks_ratio(blocks, largest, values, offsets.tolist())
 
 
 def _simplices(draw):

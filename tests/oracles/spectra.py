@@ -103,3 +103,41 @@ def spectra_shells(args, got):
     expected = np.stack([np.einsum("brl,rls->bs", part, where) for part in parts], -1)
     scale = np.broadcast_to(np.einsum("brl,rls->bs", size, where)[..., None], expected.shape)
     return worst(got[0], expected, scale, 8, floor=float(torch.finfo(x.dtype).tiny) * (shell.numel() + 1))
+
+
+def _grid_arguments(draw):
+    dtype, axes = draw.dtype(), int(draw.rng.integers(2, 5))
+    sizes = [
+        int(draw.choice((1, 2, 3, 4, 5) if axes > 2 else (1, 2, 3, 5, 8, 12, 15, 16, 20)))
+        for _ in range(axes)
+    ]
+    shells = draw.size(1, 17)
+    window = draw.values(sum(sizes), dtype=dtype) if draw.chance(0.4) else None
+    shell = draw.integers(0, shells, *(n // 2 + 1 for n in sizes)).int()
+    return draw.values(draw.size(0, 2), *sizes, dtype=dtype), window, shell, shells
+
+
+@op(_grid_arguments, "32 log2(modes) eps modes Σ|x|², of a shell", dense=True)
+def spectra_grid_shells(args, got):
+    x, window, shell, shells = args
+    if not is_finite(args):
+        return 0.0
+    sizes, modes = x.shape[1:], wide(x).astype(np.clongdouble)
+    first = 0
+    for axis, n in enumerate(sizes, 1):
+        if window is not None:
+            modes = modes * wide(window)[first : first + n].reshape(-1, *[1] * (len(sizes) - axis))
+        first += n
+    size = (np.abs(modes) ** 2).sum(axis=tuple(range(1, modes.ndim)))
+    for axis, n in enumerate(sizes, 1):
+        turns = np.outer(np.arange(n), np.arange(n)) % n / np.longdouble(n)
+        wave = np.exp(-2j * np.longdouble("3.14159265358979323846264338327950288") * turns)
+        modes = np.moveaxis(np.tensordot(modes, wave, (axis, 0)), -1, axis)
+    power = (np.abs(modes) ** 2).reshape(len(x), int(np.prod(sizes)))
+    folded = np.ix_(*[np.minimum(np.arange(n), n - np.arange(n)) for n in sizes])
+    where = (np.asarray(shell)[folded].reshape(-1, 1) == np.arange(shells)).astype(np.longdouble)
+    count = int(np.prod(sizes))
+    expected = power @ where
+    scale = np.broadcast_to(count * size[:, None], expected.shape)
+    floor = float(torch.finfo(x.dtype).tiny) * count * count
+    return worst(got[0], expected, scale, 32 * (math.log2(count) + 1), floor=floor)

@@ -40,7 +40,7 @@ def _(blocks: Tensor, _limit: int) -> tuple[Tensor, Tensor]:
     return blocks.new_empty((size,), dtype=torch.float64), blocks.new_empty((blocks.shape[1] + 1,))
 
 
-@torch.library.register_fake("gramian::simplex_sixj_table")  # type: ignore[untyped-decorator]
+@_fake.register("simplex_sixj_table")
 def _(cursor: Tensor, *_: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     blocks, size = (torch.library.get_ctx().new_dynamic_size() for _ in range(2))
     return (

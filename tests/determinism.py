@@ -1,0 +1,91 @@
+"""The bits of every op's results over threads, runs, processes and levels: ``python -m tests.determinism --json FILE``."""
+
+import argparse
+import hashlib
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from gramian import _C
+from tests.checks import wide
+from tests.fuzz import LEVELS, _flat, call
+from tests.oracles import OPS, Draw
+
+SEEDS = range(3 << 20, (3 << 20) + 40)
+THREADS = (1, 2, 3)
+
+
+def given(op, seed):
+    draw = Draw(seed, tame=True)
+    return op.draw(draw)
+
+
+def results(op):
+    """What an op gives of every seed."""
+    return [_flat(call(op, given(op, seed))) for seed in SEEDS]
+
+
+def digest(found):
+    hashed = hashlib.sha256()
+    for tensors in found:
+        for t in tensors:
+            hashed.update(t.numpy().tobytes())
+    return hashed.hexdigest()
+
+
+def digests():
+    return {name: digest(results(op)) for name, op in OPS.items()}
+
+
+def apart(found, reference):
+    """The largest difference beside the largest entry of a result, in units of the last place of its type."""
+    most = 0.0
+    for a, b in zip(found, reference, strict=True):
+        for x, y in zip(a, b, strict=True):
+            if x.is_floating_point() and x.numel() and torch.isfinite(y).all() and y.abs().max() > 0:
+                eps = torch.finfo(x.dtype).eps
+                most = max(most, float(np.abs(wide(x) - wide(y)).max() / np.abs(wide(y)).max() / eps))
+    return most
+
+
+def measure():
+    np.seterr(all="ignore")
+    levels, before = LEVELS[: LEVELS.index(_C.best_isa()) + 1], _C.active_isa()
+    other = subprocess.run(
+        [sys.executable, "-m", "tests.determinism"], capture_output=True, text=True, check=True
+    ).stdout
+    table, elsewhere = {}, json.loads(other)
+    for name, op in OPS.items():
+        row, of_level = {"levels": {}}, {}
+        for level in levels:
+            _C.set_isa(level)
+            seen = set()
+            for threads in (*THREADS, 1):
+                torch.set_num_threads(threads)
+                of_level[level] = results(op)
+                seen.add(digest(of_level[level]))
+            row["levels"][level] = len(seen)
+        row["processes_agree"] = digest(of_level[levels[-1]]) == elsewhere[name]
+        row["between_levels"] = max(apart(of_level[level], of_level[levels[-1]]) for level in levels)
+        table[name] = row
+    _C.set_isa(before)
+    return table
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--json", type=Path, help="without it, the digests of this process are printed")
+    options = parser.parse_args()
+    if options.json is None:
+        torch.set_num_threads(2)
+        print(json.dumps(digests()))
+        return
+    options.json.write_text(json.dumps(measure(), indent=1, sort_keys=True) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,80 @@
+"""Logical sizes beyond 2^31 and 2^32, of tensors that repeat one row: products of sizes and offsets must not wrap."""
+
+import pytest
+import torch
+
+ops = torch.ops.gramian
+BEYOND = (1 << 31) + 5
+
+pytestmark = pytest.mark.slow
+
+
+def repeated(row, times):
+    return torch.tensor([row], dtype=torch.float32).expand(times, len(row))
+
+
+def test_a_gram_matrix_of_more_than_2_to_the_32_entries():
+    n = (1 << 16) + 3
+    x, y = repeated([1.0, 0.0], n), repeated([1.0, 1.0], n)
+    assert n * n > 1 << 32
+    assert ops.gram_square_sum(x, y).item() == pytest.approx(n * n, rel=1e-6)
+
+
+def test_rows_that_lie_more_than_2_to_the_31_elements_apart():
+    stride = 1 << 28  # of 8 bytes: addresses, not memory, for only its ends are touched
+    x = torch.empty(stride + 4, dtype=torch.float64)
+    rows = x.as_strided((2, 4), (stride, 1))
+    rows.copy_(torch.tensor([[1.0, 2, 3, 4], [5, 6, 7, 8]]))
+    assert stride * 8 == 1 << 31
+    assert ops.gram_square_sum(rows, rows).item() == ops.gram_square_sum(rows.clone(), rows.clone()).item()
+    wide = torch.empty(BEYOND + 4, dtype=torch.bfloat16).as_strided((2, 2), (BEYOND, 1))  # 4 GiB of addresses, two pages
+    wide.copy_(torch.tensor([[1.0, 2], [3, 4]]))
+    distances, indices = ops.neighbors_knn(wide, 1, None, "euclidean", True)
+    assert indices.tolist() == [[1], [0]]
+    assert distances.flatten().tolist() == pytest.approx([8**0.5, 8**0.5])
+
+
+def test_counts_of_more_than_2_to_the_32_pairs():
+    n, m = (1 << 16) + 3, (1 << 16) + 1
+    counts = ops.neighbors_count_within(repeated([1.0], n), torch.full((n,), 0.5), repeated([1.25], m))
+    assert torch.equal(counts, torch.full((n,), m))
+
+
+def test_neighbours_among_more_than_2_to_the_31_pairs():
+    n = (1 << 16) + 3
+    x = torch.arange(n, dtype=torch.float32)[:, None]
+    _, indices = ops.neighbors_knn(x, 1, None, "euclidean", True)
+    assert torch.equal(indices[1:, 0], torch.arange(n - 1))  # the lower of two that are as near
+    assert indices[0, 0] == 1
+
+
+def test_a_sum_of_more_than_2_to_the_32_waves():
+    n, m = (1 << 16) + 3, 1 << 16
+    k, x, v = repeated([0.25], n), repeated([1.0], m), torch.ones(m, 1)
+    sums = ops.spectra_ndft(k, x, v)
+    assert sums[0].abs().max() <= 1e-6 * m
+    assert (sums[1] - m).abs().max() <= 1e-6 * m
+
+
+def test_scores_of_more_than_2_to_the_31_pairs_in_a_bound():
+    n = 47_000
+    assert n * n > 1 << 31
+    f = repeated([0.5], n)
+    value, *_ = ops.information_infonce(f, f, False)
+    assert value.abs().item() <= 1e-4  # all pairs alike: the bound knows nothing
+
+
+def test_attention_with_more_than_2_to_the_31_scores():
+    n = (1 << 16) + 1
+    q = torch.zeros(1, 1, n, 1)
+    v = torch.ones(1, 1, n, 1)
+    out = ops.attention_jvp(q, q, v, q, q, v)
+    assert (out - 1).abs().max() <= 1e-4
+
+
+def test_a_batch_whose_offsets_pass_2_to_the_32():
+    x = repeated([1.0, 2.0], 1 << 20).unsqueeze(0).expand(1 << 13, 1 << 20, 2)
+    assert x.numel() > 1 << 33
+    last = x[-1, :3]
+    assert ops.gram_square_sum(last, last).item() == 9 * 25
+    assert ops.neighbors_assign(x[-2:, :5], torch.zeros(2, 1, 2))[0].flatten().tolist() == [5.0] * 10

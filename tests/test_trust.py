@@ -1,0 +1,43 @@
+"""docs/trust.md says what tests/results say, and those say that nothing is wrong."""
+
+import importlib.util
+import json
+from pathlib import Path
+
+import pytest
+
+from tests.oracles import OPS
+
+ROOT = Path(__file__).resolve().parent.parent
+RESULTS = ROOT / "tests" / "results"
+
+
+def results(name):
+    return json.loads((RESULTS / f"{name}.json").read_text(encoding="utf-8"))
+
+
+def test_the_page_is_written_from_the_results():
+    spec = importlib.util.spec_from_file_location("trust", ROOT / "tools" / "trust.py")
+    trust = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(trust)
+    page = trust.page({name: op.bound for name, op in OPS.items()})
+    assert page == (ROOT / "docs" / "trust.md").read_text(encoding="utf-8"), "run `python tools/trust.py`"
+
+
+@pytest.mark.parametrize("name", sorted(results("fuzz")))
+def test_fuzzing_left_no_fault_and_no_error_over_its_bound(name):
+    found = results("fuzz")[name]
+    assert found["fault_count"] == 0, found["faults"]
+    assert all(ratio <= 1 for ratio, _ in found["worst"].values())
+    assert found["grown_bytes"] < 64 << 20  # over thousands of problems
+
+
+def test_every_planted_fault_was_seen():
+    assert {name: r for name, r in results("mutants").items() if r["result"] != "killed"} == {}
+
+
+@pytest.mark.parametrize("name", sorted(results("determinism")))
+def test_bits_repeat(name):
+    found = results("determinism")[name]
+    assert set(found["levels"].values()) == {1}
+    assert found["processes_agree"]

@@ -1,0 +1,127 @@
+"""Writes docs/trust.md from tests/results: ``python tools/trust.py``. Nothing in that page is typed."""
+
+import json
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+RESULTS, PAGE = ROOT / "tests" / "results", ROOT / "docs" / "trust.md"
+
+HEAD = """# Trust
+
+What the tests know of every op: how many inputs it has met, how far a result was from the plain reference, which bits repeat, and
+whether the tests would notice a fault. This page is written by `python tools/trust.py` from what the commands below left in
+`tests/results`; a test holds it to that.
+
+"""
+
+
+def _load(name: str) -> dict:
+    path = RESULTS / f"{name}.json"
+    return json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+
+
+def _table(head: list[str], rows: list[list[str]]) -> str:
+    lines = ["| " + " | ".join(line) + " |" for line in (head, ["---"] * len(head), *rows)]
+    return "\n".join(lines) + "\n"
+
+
+def _fuzzing(fuzz: dict) -> str:
+    total, faults = sum(r["inputs"] for r in fuzz.values()), sum(r["fault_count"] for r in fuzz.values())
+    rows = []
+    for name, r in sorted(fuzz.items()):
+        counts = r["counts"]
+        rows.append(
+            [
+                f"`{name}`", f"{r['inputs']:,}", f"{r['first_seed']}–{r['next_seed'] - 1}", f"{counts.get('problems', 0):,}",
+                f"{counts.get('guises', 0):,}", f"{counts.get('refused', 0):,}", str(r["fault_count"]), f"{r['seconds']:.0f}",
+            ]
+        )  # fmt: skip
+    return (
+        "## Fuzzing\n\n"
+        f"`make fuzz`: {total:,} inputs, {faults} faults. A seed gives a problem (sizes from 0 up to over a tile, all dtypes, integers\n"
+        "that tie, clusters that cancel, scales that overflow, denormals, NaN and infinity, memory that overlaps), which is compared with\n"
+        "a reference in the widest float; the same problem in guises (strides, offsets, threads, subclasses, tensors that need a gradient),\n"
+        "which must give the same bits; and corruptions of it (dtypes, shapes, `meta`, sparse and quantised tensors, numbers out of range),\n"
+        "which must be answered right or refused in one line. Crashes, hangs and growth of memory count as faults. Each call is one input.\n\n"
+        + _table(["op", "inputs", "seeds", "problems", "guises", "refused", "faults", "seconds"], rows)
+    )
+
+
+def _accuracy(fuzz: dict, bounds: dict) -> str:
+    rows = []
+    for name, r in sorted(fuzz.items()):
+        if name not in bounds:
+            continue
+        worst = {}
+        for key, (ratio, _) in r["worst"].items():
+            level, dtype = key.split()
+            worst.setdefault(dtype, {})[level] = ratio
+        for dtype, by_level in sorted(worst.items()):
+            cells = [f"{by_level[level]:.3f}" if level in by_level else "" for level in ("baseline", "avx2", "avx512")]
+            rows.append([f"`{name}`", dtype, bounds[name].replace("|", "\\|"), *cells])
+    return (
+        "## Accuracy\n\n"
+        "The worst error that fuzzing met, as a share of the bound in the third column: at most 1. `eps` is the unit of the dtype in\n"
+        "which the op computes (float32 for bfloat16 and float16), `eps64` that of float64, and Σ\\|terms\\| the sum of the magnitudes of\n"
+        "all that is added up. Where rounding alone decides (scores whose rounding exceeds a quarter, flat simplices), nothing is compared.\n\n"
+        + _table(["op", "dtype of its first tensor", "bound", "baseline", "avx2", "avx512"], rows)
+    )
+
+
+def _determinism(rows_of: dict) -> str:
+    rows = [
+        [
+            f"`{name}`",
+            "yes" if all(count == 1 for count in r["levels"].values()) else "no",
+            "yes" if r["processes_agree"] else "no",
+            f"{r['between_levels']:.1f}",
+        ]
+        for name, r in sorted(rows_of.items())
+    ]
+    return (
+        "## Determinism\n\n"
+        "`python -m tests.determinism --json tests/results/determinism.json`: the same bits with 1, 2 and 3 threads and when run again, and\n"
+        "in another process; and the largest difference between instruction-set levels, in units of the last place of a result's largest\n"
+        "entry.\n\n" + _table(["op", "threads and runs", "processes", "levels, units"], rows)
+    )
+
+
+def _drill(mutants: dict) -> str:
+    killed = sum(r["result"] == "killed" for r in mutants.values())
+    by_fuzzer = sum(r.get("by") == "fuzzer" for r in mutants.values())
+    rows = [[f"`{name}`", r["result"], r.get("by") or ""] for name, r in sorted(mutants.items())]
+    return (
+        "## Mutation drill\n\n"
+        f"`make drill`: {killed} of {len(mutants)} planted faults make the tests fail, {by_fuzzer} of them the fuzzer's short run.\n\n"
+        + _table(["fault", "result", "seen by"], rows)
+    )
+
+
+def _sanitizers(result: dict) -> str:
+    if not result:
+        return ""
+    return (
+        "## Sanitizers\n\n"
+        f"`make sanitize`: all kernels and ops under AddressSanitizer and UndefinedBehaviorSanitizer, {', '.join(result['tests'])}: "
+        f"{'passed' if result['passed'] else 'failed'} ({result['said'].strip('= ')}); {result['build_seconds']} s to build, "
+        f"{result['test_seconds']} s to run.\n"
+    )
+
+
+def page(bounds: dict) -> str:
+    """The text of docs/trust.md, given each op's bound in words."""
+    fuzz = _load("fuzz")
+    parts = [_fuzzing(fuzz), _accuracy(fuzz, bounds), _determinism(_load("determinism")), _drill(_load("mutants"))]
+    return HEAD + "\n".join(part for part in (*parts, _sanitizers(_load("sanitize"))) if part)
+
+
+def main() -> None:
+    sys.path.insert(0, str(ROOT))
+    from tests.oracles import OPS
+
+    PAGE.write_text(page({name: op.bound for name, op in OPS.items()}), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
