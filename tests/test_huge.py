@@ -27,7 +27,9 @@ def test_rows_that_lie_more_than_2_to_the_31_elements_apart():
     rows.copy_(torch.tensor([[1.0, 2, 3, 4], [5, 6, 7, 8]]))
     assert stride * 8 == 1 << 31
     assert ops.gram_square_sum(rows, rows).item() == ops.gram_square_sum(rows.clone(), rows.clone()).item()
-    wide = torch.empty(BEYOND + 4, dtype=torch.bfloat16).as_strided((2, 2), (BEYOND, 1))  # 4 GiB of addresses, two pages
+    wide = torch.empty(BEYOND + 4, dtype=torch.bfloat16).as_strided(
+        (2, 2), (BEYOND, 1)
+    )  # 4 GiB of addresses, two pages
     wide.copy_(torch.tensor([[1.0, 2], [3, 4]]))
     distances, indices = ops.neighbors_knn(wide, 1, None, "euclidean", True)
     assert indices.tolist() == [[1], [0]]

@@ -46,6 +46,6 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> neighbors_knn_both_cpu(const Tensor& 
 STABLE_TORCH_LIBRARY_FRAGMENT(gramian, m) {
   m.def("neighbors_knn_both(Tensor x, Tensor y, int k, str metric='euclidean') -> (Tensor, Tensor, Tensor, Tensor)");
 }
-STABLE_TORCH_LIBRARY_IMPL(gramian, CPU, m) { m.impl("neighbors_knn_both", TORCH_BOX(&neighbors_knn_both_cpu)); }
+STABLE_TORCH_LIBRARY_IMPL(gramian, CPU, m) { m.impl("neighbors_knn_both", GRAMIAN_BOX(&neighbors_knn_both_cpu)); }
 
 }  // namespace gramian

@@ -122,6 +122,24 @@ def neighbors_knn_pass(args, got):
     return ratio
 
 
+def _both_arguments(draw):
+    dtype, d = draw.dtype(halves=True), draw.size()
+    x, y = (draw.values(draw.size(), d, dtype=dtype) for _ in range(2))
+    return x, y, int(draw.rng.integers(1, 9)), draw.choice(METRICS)
+
+
+@op(_both_arguments, _DISTANCE_BOUND, finite=True)
+def neighbors_knn_both(args, got):
+    x, y, k, metric = args
+    ratio, sign = 0.0, -1 if metric == "ip" else 1
+    for (a, b), found in (((x, y), got[:2]), ((y, x), got[2:])):
+        table, slack = _table(a, b, metric)
+        padding = ((0, 0), (0, max(0, k - len(b))))  # columns that nobody may take
+        table, slack = (np.pad(t, padding, constant_values=v) for t, v in ((table, np.inf), (slack, 0)))
+        ratio = max(ratio, _search_ratio((sign * found[0], found[1]), table, slack, x.dtype))
+    return ratio
+
+
 def _count_arguments(draw):
     dtype, d = draw.dtype(halves=True), draw.size()
     x = draw.values(draw.size(1), d, dtype=dtype)

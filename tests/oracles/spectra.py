@@ -107,10 +107,7 @@ def spectra_shells(args, got):
 
 def _grid_arguments(draw):
     dtype, axes = draw.dtype(), int(draw.rng.integers(2, 5))
-    sizes = [
-        int(draw.choice((1, 2, 3, 4, 5) if axes > 2 else (1, 2, 3, 5, 8, 12, 15, 16, 20)))
-        for _ in range(axes)
-    ]
+    sizes = [int(draw.choice((1, 2, 3, 4, 5) if axes > 2 else (1, 2, 3, 5, 8, 12, 15, 16, 20))) for _ in range(axes)]
     shells = draw.size(1, 17)
     window = draw.values(sum(sizes), dtype=dtype) if draw.chance(0.4) else None
     shell = draw.integers(0, shells, *(n // 2 + 1 for n in sizes)).int()

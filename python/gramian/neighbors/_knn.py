@@ -313,7 +313,7 @@ def knn_both(x: Tensor, y: Tensor, k: int, *, metric: str = "euclidean") -> KnnB
     return KnnBoth(Neighbors(found[0], found[1]), Neighbors(found[2], found[3]))
 
 
-@torch.library.register_fake("gramian::neighbors_knn_both")  # type: ignore[untyped-decorator]
+@_fake.register("neighbors_knn_both")
 def _(x: Tensor, y: Tensor, k: int, *_: Any) -> tuple[Tensor, ...]:
     dtype = torch.float64 if x.dtype == torch.float64 else torch.float32
     return tuple(x.new_empty(len(side), k, dtype=of) for side in (x, y) for of in (dtype, torch.int64))
