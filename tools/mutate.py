@@ -145,8 +145,8 @@ def _mutants():
         "neighbors_kmeans",
         "test_kmeans",
         weight=("(weights_ == nullptr ? 1 : weights_[i]) * squared[i]", "squared[i]"),
-        divisor=("double divisor = weight_[size(j)];", "double divisor = static_cast<double>(count_[size(j)]);"),
-        more_centers=("if (k > n) refuse", "if (k > n + 1) refuse"),
+        divisor=("double divisor = all.weight(j);", "double divisor = static_cast<double>(all.count(j));"),
+        more_centers=("if (k > n && group.alone())", "if (k > n + 1 && group.alone())"),
     )
     add(
         "neighbors/kmeans_kernel.cpp",
@@ -182,7 +182,7 @@ def _mutants():
         accumulate=("to = add ? to + total : total;", "to = total;"),
     )
     add(
-        "ntk/add_grams.h",
+        "ntk/materialise.h",
         "ntk",
         "test_ntk",
         slices=(
@@ -202,15 +202,15 @@ def _mutants():
         "simplex",
         "test_simplex",
         sign=("% 4 == 0 ? 1 : -1; }", "% 4 == 0 ? -1 : 1; }"),
-        join=("(size_of(value) >= size_of(before))", "(size_of(value) > 2 * size_of(before))"),
+        join=("select(index(b) < join, f64xN{}, down)", "select(index(b) <= join, f64xN{}, down)"),
         turned=("select(ratio < 0, -sign, sign)", "sign"),
     )
     add(
-        "simplex/weight4_kernel.cpp",
+        "simplex/weight4_formulas.h",
         "simplex_weight4",
         "test_simplex",
         area=("0.5 * (pq + pr - qr)", "0.5 * (pq + qr - pr)"),
-        flat=('there ? root(det) : broadcast(__builtin_nan(""))', "root(det)"),
+        flat=('there ? Math::root(det) : Math::number(__builtin_nan(""))', "Math::root(det)"),
         mixed=("own[i] = mixed / row;", "own[i] = -mixed / row;"),
     )
     add(
@@ -229,7 +229,7 @@ def _mutants():
         remainder=("for (; k < modes; ++k)", "for (; k + 1 < modes; ++k)"),
     )
     add(
-        "spectra/shells.cpp",
+        "spectra/shells.h",
         "spectra_shells",
         "test_spectra_grid",
         most=("least < 0 || most >= shells", "least < 0 || most > shells"),
