@@ -30,7 +30,7 @@ from tests.oracles import OPS, Draw
 
 GUISES = 20  # of a problem
 CORRUPTIONS = 8
-SLICE = 2000  # seeds of a process
+SLICE = 500  # seeds of a process
 HANG_SECONDS = 120
 REFUSALS = (ValueError, NotImplementedError, TypeError, MemoryError)
 LEVELS = ("baseline", "avx2", "avx512")
