@@ -15,7 +15,7 @@ from tests.checks import wide
 from tests.fuzz import LEVELS, _flat, call
 from tests.oracles import OPS, Draw
 
-SEEDS = range(3 << 20, (3 << 20) + 40)
+SEEDS = range(3 << 20, (3 << 20) + 20)
 THREADS = (1, 2, 3)
 
 

@@ -70,6 +70,8 @@ def _accuracy(fuzz: dict, bounds: dict) -> str:
 
 
 def _determinism(rows_of: dict) -> str:
+    if not rows_of:
+        return ""
     rows = [
         [
             f"`{name}`",
@@ -88,6 +90,8 @@ def _determinism(rows_of: dict) -> str:
 
 
 def _drill(mutants: dict) -> str:
+    if not mutants:
+        return "## Mutation drill\n\nNot run yet: `make drill`.\n"
     killed = sum(r["result"] == "killed" for r in mutants.values())
     by_fuzzer = sum(r.get("by") == "fuzzer" for r in mutants.values())
     rows = [[f"`{name}`", r["result"], r.get("by") or ""] for name, r in sorted(mutants.items())]
@@ -100,7 +104,7 @@ def _drill(mutants: dict) -> str:
 
 def _sanitizers(result: dict) -> str:
     if not result:
-        return ""
+        return "## Sanitizers\n\nThe engine's C++ tests run under them in `make test`; the ops have not run yet: `make sanitize`.\n"
     return (
         "## Sanitizers\n\n"
         f"`make sanitize`: all kernels and ops under AddressSanitizer and UndefinedBehaviorSanitizer, {', '.join(result['tests'])}: "

@@ -39,6 +39,8 @@ def _own_type(table, slack, dtype):
 
 
 def _search_ratio(found, table, slack, dtype):
+    if len(table) == 0:
+        return 0.0
     allowed, most = _own_type(table, slack, dtype)
     finite = table[np.isfinite(table)]
     if finite.size and np.abs(finite).max() > most / 4:
@@ -96,7 +98,7 @@ def _route_arguments(draw):
     return (x, k, y, *rest) if x.ndim == 2 else (x[0], k, None if y is None else y[0], *rest)
 
 
-@op(_route_arguments, "exact", finite=True)
+@op(_route_arguments, "exact")
 def neighbors_knn_route(_, got):
     assert 0 <= int(got[0]) <= 2
     return 0.0
