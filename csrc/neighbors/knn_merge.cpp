@@ -82,6 +82,6 @@ STABLE_TORCH_LIBRARY_FRAGMENT(gramian, m) {
       "neighbors_knn_merge(Tensor distances_a, Tensor indices_a, Tensor distances_b, Tensor indices_b, int k, "
       "bool largest=False) -> (Tensor, Tensor)");
 }
-STABLE_TORCH_LIBRARY_IMPL(gramian, CPU, m) { m.impl("neighbors_knn_merge", TORCH_BOX(&neighbors_knn_merge_cpu)); }
+STABLE_TORCH_LIBRARY_IMPL(gramian, CPU, m) { m.impl("neighbors_knn_merge", GRAMIAN_BOX(&neighbors_knn_merge_cpu)); }
 
 }  // namespace gramian

@@ -142,6 +142,28 @@ def neighbors_knn_both(args, got):
     return ratio
 
 
+def _merge_arguments(draw):
+    dtype, rows, largest = draw.dtype(), draw.size(), draw.chance(0.5)
+    lists = []
+    for _ in range(2):
+        distances = draw.values(rows, draw.size(0, 8), dtype=dtype).sort(1, descending=largest).values
+        lists += [distances, draw.integers(0, 100, *distances.shape).sort(1).values]
+    return *lists, int(draw.rng.integers(lists[0].shape[1] + lists[2].shape[1] + 1)), largest
+
+
+@op(_merge_arguments, "exact")
+def neighbors_knn_merge(args, got):
+    *lists, k, largest = args
+    if not all(torch.isfinite(t).all() for t in lists[::2]):
+        return 0.0  # such lists are not sorted
+    distances, indices = (torch.cat([lists[i], lists[i + 2]], 1) for i in (0, 1))
+    expected = distances.sort(1, descending=largest).values[:, :k]
+    assert torch.equal(got[0], expected), "not the nearest of both"
+    for row, (d, i) in enumerate(zip(distances.tolist(), indices.tolist(), strict=True)):
+        assert set(zip(got[0][row].tolist(), got[1][row].tolist(), strict=True)) <= set(zip(d, i, strict=True))
+    return 0.0
+
+
 def _count_arguments(draw):
     dtype, d = draw.dtype(halves=True), draw.size()
     x = draw.values(draw.size(1), d, dtype=dtype)

@@ -379,7 +379,7 @@ def merge(before: Neighbors, after: Neighbors, k: int, *, largest: bool) -> Neig
     return Neighbors(distances[:, :k], indices.gather(1, places[:, :k]))
 
 
-@torch.library.register_fake("gramian::neighbors_knn_merge")  # type: ignore[untyped-decorator]
+@_fake.register("neighbors_knn_merge")
 def _(distances: Tensor, indices: Tensor, _b: Tensor, _b_indices: Tensor, k: int, *_: Any) -> tuple[Tensor, Tensor]:
     return distances.new_empty(len(distances), k), indices.new_empty(len(indices), k)
 
