@@ -48,24 +48,24 @@ def _setup(n: int, build: bool, seed: int) -> Inputs:
     weights = tuple(torch.randn(_WIDTH, _WIDTH, generator=generator) / _WIDTH**0.5 for _ in range(4))
     direction = torch.randn(n, _WIDTH, generator=generator)
     inputs = Inputs(x, weights, direction / direction.norm(), {})
-    inputs.built["ours"] = [_split(x @ w)[None] for w in weights[:3]], weights[3] @ weights[3].mT
+    prepared = attention.linearize(*(_split(x @ w)[None] for w in weights[:3]))
+    inputs.built["ours"] = prepared, torch.cat(weights[:3], 1), weights[3] @ weights[3].mT
     if build:
         with sdpa_kernel(SDPBackend.MATH):
             inputs.built["linearize"] = torch.func.linearize(partial(_layer, weights), x)[1]
             inputs.built["vjp"] = torch.func.vjp(partial(_layer, weights), x)[1]
-        q, k, v = (_split(x @ w) for w in weights[:3])
-        p = (q @ k.mT / q.shape[-1] ** 0.5).softmax(-1)
-        inputs.built["parts"] = (q, k, v, p, p @ v)
+    q, k, v = (_split(x @ w) for w in weights[:3])
+    p = (q @ k.mT / q.shape[-1] ** 0.5).softmax(-1)
+    inputs.built["parts"] = (q, k, v, p, p @ v)
     return inputs
 
 
 def _ours(inputs: Inputs) -> Tensor:
     """One product with JᵀJ, as an iteration does it."""
-    wq, wk, wv, _ = inputs.weights
-    heads, mix = inputs.built["ours"]
-    directions = [_split(inputs.direction @ w)[None] for w in (wq, wk, wv)]
-    parts = attention.jtj(*heads, *directions, mix=mix)
-    return sum((_joined(part[0]) @ w.mT for part, w in zip(parts, (wq, wk, wv), strict=True)), torch.zeros(()))
+    prepared, w_in, mix = inputs.built["ours"]
+    directions = (_split(part)[None] for part in (inputs.direction @ w_in).chunk(3, 1))
+    parts = prepared.jtj(*directions, mix=mix)
+    return torch.cat([_joined(part[0]) for part in parts], 1) @ w_in.mT
 
 
 def _built(inputs: Inputs) -> Tensor:
@@ -95,22 +95,92 @@ def _error(result: Tensor, inputs: Inputs) -> float:
     return float((result - expected).abs().max() / expected.abs().max())
 
 
-def _product_case(n: int, *, rounds: int) -> Case:
-    runs: dict[str, Callable[[Inputs], Tensor]] = {
-        "linearize and vjp under MATH, built once": _built,
-        "explicit formulas, probabilities kept": _explicit,
-    }
+def _product_case(n: int, *, rounds: int, build: bool = True) -> Case:
+    runs: dict[str, Callable[[Inputs], Tensor]] = {"explicit formulas, probabilities kept": _explicit}
+    if build:
+        runs = {"linearize and vjp under MATH, built once": _built} | runs
     return Case(
         op="attention.jtj",
         name=f"layer n={n} D=512 H=8",
         dtype="float32",
-        setup=partial(_setup, n, True),
+        setup=partial(_setup, n, build),
         ours=_ours,
         flops=16.0 * n * n * _WIDTH + 16.0 * n * _WIDTH**2,
         bytes=4.0 * (2 * n * _WIDTH + 4 * _WIDTH**2),
         error=_error,
         peers=[Peer(name="torch", version=partial(version, "torch"), call=call, run=run) for call, run in runs.items()],
         rounds=rounds,
+    )
+
+
+class Products(NamedTuple):
+    """Queries, keys and values of all heads, directions in each, a gradient, and attention prepared at them."""
+
+    heads: tuple[Tensor, Tensor, Tensor]
+    directions: tuple[Tensor, Tensor, Tensor]
+    g: Tensor
+    prepared: attention.Linearized
+    along: Any
+    back: Any
+
+
+def _heads(n: int, seed: int) -> Products:
+    generator = torch.Generator().manual_seed(seed)
+    drawn = [torch.randn(1, _HEADS, n, _WIDTH // _HEADS, generator=generator) for _ in range(7)]
+    heads, directions = (drawn[0], drawn[1], drawn[2]), (drawn[3], drawn[4], drawn[5])
+    with sdpa_kernel(SDPBackend.MATH):
+        along = torch.func.linearize(scaled_dot_product_attention, *heads)[1]
+        back = torch.func.vjp(scaled_dot_product_attention, *heads)[1]
+    return Products(heads, directions, drawn[6], attention.linearize(*heads), along, back)
+
+
+def _half_case(op: str, n: int, *, rounds: int) -> Case:
+    runs: dict[str, tuple[Callable[[Products], Tensor], Callable[[Products], Tensor], str]] = {
+        "jvp": (
+            lambda at: at.prepared.jvp(*at.directions),
+            lambda at: at.along(*at.directions),
+            "linearize, built once",
+        ),
+        "vjp": (lambda at: torch.cat(at.prepared.vjp(at.g)), lambda at: torch.cat(at.back(at.g)), "vjp, built once"),
+    }
+    ours, theirs, call = runs[op]
+
+    def error(result: Tensor, at: Products) -> float:
+        heads, directions = ([x.double() for x in part] for part in (at.heads, at.directions))
+        wide = attention.linearize(heads[0], heads[1], heads[2], keep=False)
+        expected = wide.jvp(*directions) if op == "jvp" else torch.cat(wide.vjp(at.g.double()))
+        return float((result - expected).abs().max() / expected.abs().max())
+
+    return Case(
+        op=f"attention.{op}",
+        name=f"prepared, n={n} H=8 d=64",
+        dtype="float32",
+        setup=partial(_heads, n),
+        ours=ours,
+        flops=8.0 * n * n * _WIDTH,
+        bytes=4.0 * 7 * n * _WIDTH,
+        error=error,
+        peers=[Peer(name="torch", version=partial(version, "torch"), call=f"{call} under MATH", run=theirs)],
+        rounds=rounds,
+    )
+
+
+def _long_case(n: int) -> Case:
+    def setup(seed: int) -> list[Tensor]:
+        generator = torch.Generator().manual_seed(seed)
+        return [torch.randn(1, 1, n, 64, generator=generator) for _ in range(6)]
+
+    return Case(
+        op="attention.jvp",
+        name=f"once, n={n} H=1 d=64; torch keeps 4 n² bytes a matrix: {4 * n * n / 2**30:.0f} GiB",
+        dtype="float32",
+        setup=setup,
+        ours=lambda inputs: attention.jvp(*inputs),
+        flops=14.0 * n * n * 64,
+        bytes=4.0 * 7 * n * 64,
+        error="the reference would need the matrices",
+        rounds=2,
+        memory=True,
     )
 
 
@@ -156,6 +226,9 @@ CASES = [
     _product_case(512, rounds=10),
     _product_case(1024, rounds=6),
     _product_case(2048, rounds=2),
+    _product_case(4096, rounds=2, build=False),
+    *(_half_case(op, n, rounds=rounds) for op in ("jvp", "vjp") for n, rounds in ((128, 10), (512, 10), (2048, 2))),
     _sigma_case(512, rounds=4),
     _sigma_case(1024, rounds=2),
+    _long_case(16384),
 ]

@@ -45,6 +45,7 @@ def _mask(dtype):
 OPS = {
     "attention_jtj": lambda dtype: _heads(dtype, 6),
     "attention_jvp": lambda dtype: _heads(dtype, 6),
+    "attention_linearize": lambda dtype: _heads(dtype, 3),
     "attention_vjp": lambda dtype: _heads(dtype, 4),
     "ensemble_accumulate_": lambda dtype: [
         rows(3, 5, 2, dtype=dtype),
@@ -196,6 +197,7 @@ RESULTS = {
     "Clid": lambda: neighbors.clid({"a": rows(40, 6), "b": rows(40, 3, seed=1)}, generator=_seeded()),
     "Clustering": lambda: neighbors.kmeans(rows(30, 3), 4, generator=_seeded()),
     "ComplexWeight": lambda: simplex.complex_weight(_pentachoron(), _double([1] * 10), _double([1] * 10)),
+    "Contraction": lambda: attention.contraction(rows(3, 3), rows(3, 3, seed=1), 1.0),
     "Correlations": lambda: neighbors.correlations(rows(8), rows(8, seed=1)),
     "Cost": lambda: distributed.knn_cost(1e5, 64, 10, 4, link=distributed.links["10 Gb/s"], rate=1e11),
     "Decomposition": lambda: ensemble.bias_variance(*_predictions()),
@@ -204,6 +206,7 @@ RESULTS = {
     "Estimate": lambda: information.MINE(2, 2, hidden=8).fit(rows(64, 2), rows(64, 2, seed=1), steps=6),
     "ExactSixj": lambda: simplex.sixj_exact(2, 2, 2, 2, 2, 2),
     "Faces": lambda: simplex.complex_faces(_pentachoron()),
+    "FixedPoint": lambda: attention.fixed_point(lambda x: x / 2 + 1, rows(3, 2), lipschitz=0.5),
     "Geometry": lambda: simplex.geometry(_double([[1] * 10])),
     "Gradients": lambda: attention.vjp(*_heads(torch.float32, 4)),
     "Intervals": lambda: ensemble.bootstrap(*_predictions(), replicates=20, generator=_seeded()),
@@ -225,6 +228,9 @@ RESULTS = {
     "SixjBlock": lambda: simplex.sixj_block(4, 4, 4, 4),
     "SixjChunk": lambda: next(simplex.sixj_table(3)),
     "SixjFamily": lambda: simplex.sixj_family(2, 2, 2, 2, 2),
+    "Substitution": lambda: attention.substitution(
+        rows(5, 3), 0, rows(3, seed=1), rows(3, 3, seed=2), rows(3, 3, seed=3)
+    ),
     "Trained": _trained,
     "Weight4": lambda: simplex.weight4(*_simplices()),
 }

@@ -175,3 +175,45 @@ def test_attention_vjp_and_jtj_refuses_what_they_cannot_do():
         torch.ops.gramian.attention_jtj(q, k, v, q, k, v, torch.eye(2))
     with refuses("attention_jtj: scale must be finite, got inf"):
         attention.jtj(q, k, v, q, k, v, scale=float("inf"))
+
+
+@pytest.mark.parametrize("kind", ["dot", "l2"])
+def test_attention_linearized_gives_the_same_whether_probabilities_are_kept(isa, kind):
+    for sizes in SIZES:
+        mix = torch.ones(sizes[1] * sizes[5], sizes[1] * sizes[5], dtype=torch.float64)
+        for options in masks(sizes).values():
+            q, k, v, dq, dk, dv = tensors("jvp", sizes)
+            g = tensors("vjp", sizes)[3]
+            kept, not_kept = (attention.linearize(q, k, v, kind=kind, keep=keep, **options) for keep in (True, False))
+            for product, arguments, more in (
+                ("jvp", (dq, dk, dv), {}),
+                ("vjp", (g,), {}),
+                ("jtj", (dq, dk, dv), {"mix": mix}),
+            ):
+                got = parts(getattr(kept, product)(*arguments, **more))
+                again = parts(getattr(not_kept, product)(*arguments, **more))
+                once = parts(OPS[product](q, k, v, *arguments, kind=kind, **options, **more))
+                for a, b, c in zip(got, again, once, strict=True):
+                    assert torch.equal(a, b)
+                    assert torch.equal(a, c)
+
+
+def test_attention_linearized_differentiates_and_maps_as_without():
+    q, k, v, dq, dk, dv = tensors("jvp", (1, 2, 6, 5, 4, 3))
+    prepared = attention.linearize(q, k, v)
+    expected = attention.jvp(q, k, v, dq, dk, dv)
+    slope = torch.func.grad(lambda x: prepared.jvp(x, dk, dv).square().sum())(dq)
+    torch.testing.assert_close(slope, attention.vjp(q, k, v, 2 * expected).q)
+    many = torch.func.vmap(prepared.jvp)(torch.stack([dq, 2 * dq]), torch.stack([dk, dk]), torch.stack([dv, dv]))
+    torch.testing.assert_close(many[0], expected)
+
+
+def test_attention_linearize_refuses_what_it_cannot_do():
+    q, k, v, dq, dk, dv = tensors("jvp", (1, 2, 4, 5, 3, 2))
+    with refuses("attention_linearize: k must have d = 3 columns like q, got 2"):
+        torch.ops.gramian.attention_linearize(q, k[..., :2], v)
+    state = torch.ops.gramian.attention_linearize(q, k, v)
+    with refuses("attention_jvp: state must be what attention_linearize returned for these tensors and options"):
+        torch.ops.gramian.attention_jvp(q, k, v, dq, dk, dv, None, True, None, False, state)
+    with refuses("attention_jvp: state must be what attention_linearize returned for these tensors and options"):
+        torch.ops.gramian.attention_jvp(q, k, v, dq, dk, dv, None, False, None, False, state.float())

@@ -178,7 +178,7 @@ def test_sigma_refuses_what_it_cannot_do():
         attention.sigma(x, wq, wk, wv, method="power", top=2)
     with refuses("attention.sigma: key_padding_mask must be bool [2, 7], got torch.float32 (2, 7)"):
         attention.sigma(x, wq, wk, wv, key_padding_mask=torch.zeros(2, 7))
-    with refuses("attention_jvp: mask must be bool, true where a query may look, got float32"):
+    with refuses("attention_linearize: mask must be bool, true where a query may look, got float32"):
         attention.sigma(x, wq, wk, wv, mask=torch.ones(7, 7))
     with refuses("attention.op_sigma: kind must be 'dot' or 'l2', got 'cosine'"):
         attention.op_sigma(x, x, x, kind="cosine")

@@ -67,40 +67,43 @@ inline void check_like(const char* op, const char* name, const Tensor& t, const 
   check_same(op, name, t, as_name, as);
 }
 
-inline void run_attention(const AttentionOptions& options, Element element, const AttentionTensors& t) {
-  const auto& kernel = GRAMIAN_KERNELS(attention);
-  const Tensor &q = *t.q, &v = *t.v;
-  const std::int64_t batch = q.size(0), heads = q.size(1), size = element == Element::f64 ? 8 : 4;
-  const double c = options.scale.value_or(1 / std::sqrt(static_cast<double>(q.size(3))));
-  const AttentionShape shape{q.size(2),         t.k->size(2), q.size(3),       v.size(3),      options.l2 ? 2 * c : c,
-                             options.is_causal, options.l2,   t.dq != nullptr, t.gq != nullptr};
+// Probabilities are kept between the two halves of a call, or between calls, while they take no more than this.
+constexpr std::int64_t kMostKeptBytes = std::int64_t{1} << 30;
 
-  const std::int64_t packed = kernel.packed_bytes(shape, element);
-  std::vector<char> keys(static_cast<std::size_t>(packed * batch * heads + 64));
-  char* const keys_at = keys.data() + (64 - reinterpret_cast<std::uintptr_t>(keys.data()) % 64) % 64;
-  std::vector<AttentionHead> all(static_cast<std::size_t>(batch * heads));
-  const auto view = [&](const Tensor* x, std::int64_t h) { return x == nullptr ? Rows{} : rows_of(*x, element, h); };
-  const auto result = [&](Tensor* x, std::int64_t h) -> void* {
-    return x == nullptr ? nullptr : static_cast<char*>(x->mutable_data_ptr()) + h * x->size(2) * x->size(3) * size;
-  };
-  for (std::int64_t h = 0; h < batch * heads; ++h) {
-    AttentionHead& head = all[static_cast<std::size_t>(h)];
-    head = {view(t.q, h),
-            view(t.k, h),
-            view(t.v, h),
-            view(t.dq, h),
-            view(t.dk, h),
-            view(t.dv, h),
-            view(t.g, h),
-            nullptr,
-            0,
-            0,
-            keys_at + h * packed,
-            result(t.out, h),
-            result(t.gq, h),
-            result(t.gk, h),
-            result(t.gv, h)};
-    if (options.mask) {
+// One call: its heads, and memory for what they share.
+struct AttentionRun {
+  const AttentionKernels& kernel;
+  Element element;
+  std::int64_t batch, heads;
+  AttentionShape shape;
+  std::vector<AttentionHead> all;
+
+  AttentionRun(const AttentionOptions& options, Element element, const AttentionTensors& t, bool kept)
+      : kernel(GRAMIAN_KERNELS(attention)), element(element), batch(t.q->size(0)), heads(t.q->size(1)) {
+    const double c = options.scale.value_or(1 / std::sqrt(static_cast<double>(t.q->size(3))));
+    const double scale = options.l2 ? 2 * c : c;
+    shape = {t.q->size(2),      t.k->size(2), t.q->size(3), t.v->size(3),    scale,
+             options.is_causal, options.l2,   kept,         t.dq != nullptr, t.gq != nullptr};
+    all.resize(static_cast<std::size_t>(batch * heads));
+    const std::int64_t size = element == Element::f64 ? 8 : 4;
+    const auto view = [&](const Tensor* x, std::int64_t h) { return x == nullptr ? Rows{} : rows_of(*x, element, h); };
+    const auto result = [&](Tensor* x, std::int64_t h) -> void* {
+      return x == nullptr ? nullptr : static_cast<char*>(x->mutable_data_ptr()) + h * x->size(2) * x->size(3) * size;
+    };
+    for (std::int64_t h = 0; h < batch * heads; ++h) {
+      AttentionHead& head = all[static_cast<std::size_t>(h)];
+      head = {.q = view(t.q, h),
+              .k = view(t.k, h),
+              .v = view(t.v, h),
+              .dq = view(t.dq, h),
+              .dk = view(t.dk, h),
+              .dv = view(t.dv, h),
+              .g = view(t.g, h),
+              .out = result(t.out, h),
+              .gq = result(t.gq, h),
+              .gk = result(t.gk, h),
+              .gv = result(t.gv, h)};
+      if (!options.mask) continue;
       const Tensor& mask = *options.mask;
       const auto stride = [&](int axis) { return mask.size(axis) == 1 ? 0 : mask.stride(axis); };
       head.mask = static_cast<const bool*>(mask.const_data_ptr()) + h / heads * stride(0) + h % heads * stride(1);
@@ -108,41 +111,108 @@ inline void run_attention(const AttentionOptions& options, Element element, cons
       head.mask_col = stride(3);
     }
   }
-  run_pieces(batch * heads, 1,
-             [&](std::int64_t h, std::int64_t, std::int64_t) { kernel.pack(shape, all[static_cast<std::size_t>(h)]); });
 
-  std::vector<char> mix;
-  if (t.mix != nullptr) {
-    mix.resize(static_cast<std::size_t>(kernel.mix_bytes(heads * v.size(3), element)));
-    kernel.pack_mix(rows_of(*t.mix, element), mix.data());
+  std::int64_t blocks() const { return (shape.n + kAttentionRows - 1) / kAttentionRows; }
+  std::int64_t state_bytes() const { return batch * heads * kernel.state_bytes(shape, element); }
+
+  // What identifies a state: it lies before it.
+  std::vector<std::int64_t> header() const {
+    std::int64_t scale = 0;
+    std::memcpy(&scale, &shape.scale, sizeof scale);
+    const std::int64_t flags = (shape.causal ? 1 : 0) + (shape.l2 ? 2 : 0) + (element == Element::f64 ? 4 : 0) +
+                               8 * static_cast<std::int64_t>(active_isa());
+    return {shape.n, shape.m, shape.d, shape.dv, batch * heads, scale, flags, shape.kept ? 1 : 0};
   }
 
-  // Heads that are mixed are worked on together. Rows are cut into groups, each with its own sums over queries, which are
-  // added in order: as many as eight workers need, however many there are, so that results do not depend on them.
-  const std::int64_t together = t.mix == nullptr ? 1 : heads, units = batch * heads / together;
-  const std::int64_t blocks = (shape.n + kAttentionRows - 1) / kAttentionRows;
-  const std::int64_t wanted = shape.backward ? (8 + units - 1) / units : blocks;
-  const std::int64_t blocks_each = (blocks + std::min(wanted, blocks) - 1) / std::min(wanted, blocks);
-  const std::int64_t groups = (blocks + blocks_each - 1) / blocks_each;
-  const std::int64_t sums_each = shape.backward ? kernel.sums_bytes(shape, element) : 0;
-  std::vector<char> sums(static_cast<std::size_t>(groups * batch * heads * sums_each));
-  const std::int64_t workers = worker_count(units * groups);
-  const Workspace scratch(workers, kernel.scratch_bytes(shape, together, element));
-  // One block of every group after the other: a whole group at once would not let a long call be interrupted.
-  for (std::int64_t step = 0; step < blocks_each; ++step)
-    run_pieces(units * groups, 1, [&](std::int64_t piece, std::int64_t, std::int64_t worker) {
-      const std::int64_t unit = piece / groups, group = piece % groups, block = group * blocks_each + step;
-      if (block >= blocks) return;
-      kernel.rows(shape, &all[static_cast<std::size_t>(unit * together)], together,
-                  t.mix == nullptr ? nullptr : mix.data(), block * kAttentionRows,
-                  std::min(shape.n, (block + 1) * kAttentionRows), scratch.of(worker),
-                  sums.data() + (group * batch * heads + unit * together) * sums_each);
+  void place_state(char* memory) {
+    for (AttentionHead& head : all) {
+      head.state = memory;
+      memory += kernel.state_bytes(shape, element);
+    }
+  }
+
+  void linearize() {
+    const auto head = [&](std::int64_t h) -> const AttentionHead& { return all[static_cast<std::size_t>(h)]; };
+    run_pieces(batch * heads, 1,
+               [&](std::int64_t h, std::int64_t, std::int64_t) { kernel.pack_state(shape, head(h)); });
+    const std::int64_t pieces = batch * heads * blocks();
+    const Workspace scratch(worker_count(pieces), kernel.linearize_bytes(shape, element));
+    run_pieces(pieces, 1, [&](std::int64_t piece, std::int64_t, std::int64_t worker) {
+      const std::int64_t first = piece % blocks() * kAttentionRows;
+      kernel.linearize(shape, head(piece / blocks()), first, std::min(shape.n, first + kAttentionRows),
+                       scratch.of(worker));
     });
-  if (shape.backward)
-    run_pieces(batch * heads, 1, [&](std::int64_t h, std::int64_t, std::int64_t) {
-      kernel.finish(shape, all[static_cast<std::size_t>(h)], sums.data() + h * sums_each, groups,
-                    batch * heads * sums_each);
-    });
+  }
+
+  void multiply(const Tensor* mix) {
+    std::vector<char> packed_mix;
+    if (mix != nullptr) {
+      packed_mix.resize(static_cast<std::size_t>(kernel.mix_bytes(heads * shape.dv, element)));
+      kernel.pack_mix(rows_of(*mix, element), packed_mix.data());
+    }
+    // Heads that are mixed are worked on together. Rows are cut into groups, each with its own sums over queries, which are
+    // added in order: as many as a few workers need, however many there are, so that results do not depend on them.
+    constexpr std::int64_t kFew = 4;
+    const std::int64_t together = mix == nullptr ? 1 : heads, units = batch * heads / together;
+    const std::int64_t wanted = std::min(blocks(), shape.backward ? (kFew + units - 1) / units : blocks());
+    const std::int64_t blocks_each = (blocks() + wanted - 1) / wanted;
+    const std::int64_t groups = (blocks() + blocks_each - 1) / blocks_each;
+    const std::int64_t direction_each = shape.forward ? kernel.direction_bytes(shape, element) : 0;
+    const std::int64_t sums_each = shape.backward ? kernel.sums_bytes(shape, element) : 0;
+    const std::int64_t workers = worker_count(units * groups);
+    const std::int64_t scratch_each = kernel.scratch_bytes(shape, together, element);
+    const std::int64_t sums_at = batch * heads * direction_each,
+                       scratch_at = sums_at + groups * batch * heads * sums_each;
+    const Workspace memory(1, scratch_at + workers * scratch_each);
+    char* const base = static_cast<char*>(memory.of(0));
+    if (shape.forward)
+      run_pieces(batch * heads, 1, [&](std::int64_t h, std::int64_t, std::int64_t) {
+        AttentionHead& head = all[static_cast<std::size_t>(h)];
+        head.direction = base + h * direction_each;
+        kernel.pack_direction(shape, head);
+      });
+    if (shape.backward) std::memset(base + sums_at, 0, static_cast<std::size_t>(scratch_at - sums_at));
+    // One block of every group after the other: a whole group at once would not let a long call be interrupted.
+    for (std::int64_t step = 0; step < blocks_each; ++step)
+      run_pieces(units * groups, 1, [&](std::int64_t piece, std::int64_t, std::int64_t worker) {
+        const std::int64_t unit = piece / groups, group = piece % groups, block = group * blocks_each + step;
+        if (block >= blocks()) return;
+        kernel.rows(shape, &all[static_cast<std::size_t>(unit * together)], together,
+                    mix == nullptr ? nullptr : packed_mix.data(), block * kAttentionRows,
+                    std::min(shape.n, (block + 1) * kAttentionRows), base + scratch_at + worker * scratch_each,
+                    base + sums_at + (group * batch * heads + unit * together) * sums_each);
+      });
+    if (shape.backward)
+      run_pieces(batch * heads, 1, [&](std::int64_t h, std::int64_t, std::int64_t) {
+        kernel.finish(shape, all[static_cast<std::size_t>(h)], base + sums_at + h * sums_each, groups,
+                      batch * heads * sums_each);
+      });
+  }
+};
+
+constexpr std::int64_t kStateHeader = 64;  // bytes
+
+inline void run_attention(const AttentionOptions& options, Element element, const AttentionTensors& t,
+                          const std::optional<Tensor>& state) {
+  if (state) {
+    const bool known = state->scalar_type() == ScalarType::Byte && state->dim() == 1 && state->size(0) > kStateHeader;
+    std::vector<std::int64_t> header(kStateHeader / 8);
+    if (known) std::memcpy(header.data(), state->const_data_ptr(), kStateHeader);
+    AttentionRun run(options, element, t, header.back() != 0);
+    if (!known || header != run.header() || state->size(0) != kStateHeader + run.state_bytes())
+      refuse(options.op, ": state must be what attention_linearize returned for these tensors and options");
+    run.place_state(static_cast<char*>(const_cast<void*>(state->const_data_ptr())) + kStateHeader);
+    run.multiply(t.mix);
+    return;
+  }
+  AttentionRun run(options, element, t, true);
+  constexpr std::int64_t kMostOnce = std::int64_t{32}
+                                     << 20;  // fresh pages for more cost as much as the products they save
+  if (run.state_bytes() > kMostOnce) run.shape.kept = false;
+  const Workspace memory(1, run.state_bytes());
+  run.place_state(static_cast<char*>(memory.of(0)));
+  run.linearize();
+  run.multiply(t.mix);
 }
 
 // Contiguous, of the shape of `as`.

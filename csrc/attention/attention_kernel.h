@@ -13,6 +13,7 @@ struct AttentionShape {
   std::int64_t n, m, d, dv;  // queries, keys, features of a key, features of a value
   double scale;
   bool causal, l2;
+  bool kept;  // the state holds the probabilities; else they are recomputed from the rows' largest score and sum
   bool forward, backward;  // jvp, vjp; both: the product with J^T J
 };
 
@@ -21,13 +22,21 @@ struct AttentionHead {
   Rows q, k, v, dq, dk, dv, g;
   const bool* mask;  // true where a query may look
   std::int64_t mask_row, mask_col;
-  void* packed;  // what pack() makes of the keys and values
+  void* state;  // what does not depend on the direction: packed q, k and v, and all that is known of the probabilities
+  void* direction;  // packed dk and dv
   void *out, *gq, *gk, *gv;
 };
 
 struct AttentionKernels {
-  std::int64_t (*packed_bytes)(const AttentionShape& shape, Element element);
-  void (*pack)(const AttentionShape& shape, const AttentionHead& head);
+  std::int64_t (*state_bytes)(const AttentionShape& shape, Element element);
+  void (*pack_state)(const AttentionShape& shape, const AttentionHead& head);
+  // The probabilities of query rows [begin, end): begin is a multiple of kAttentionRows, here and below.
+  void (*linearize)(const AttentionShape& shape, const AttentionHead& head, std::int64_t begin, std::int64_t end,
+                    void* scratch);
+  std::int64_t (*linearize_bytes)(const AttentionShape& shape, Element element);  // of that scratch
+
+  std::int64_t (*direction_bytes)(const AttentionShape& shape, Element element);
+  void (*pack_direction)(const AttentionShape& shape, const AttentionHead& head);
   std::int64_t (*mix_bytes)(std::int64_t features, Element element);
   void (*pack_mix)(const Rows& mix, void* packed);
   std::int64_t (*scratch_bytes)(const AttentionShape& shape, std::int64_t heads, Element element);

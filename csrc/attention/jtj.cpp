@@ -10,7 +10,8 @@ std::tuple<Tensor, Tensor, Tensor> attention_jtj_cpu(const Tensor& q, const Tens
                                                      const Tensor& dq, const Tensor& dk, const Tensor& dv,
                                                      const std::optional<Tensor>& mix,
                                                      const std::optional<Tensor>& mask, bool is_causal,
-                                                     std::optional<double> scale, bool l2) {
+                                                     std::optional<double> scale, bool l2,
+                                                     const std::optional<Tensor>& state) {
   const AttentionOptions options{"attention_jtj", mask, is_causal, scale, l2};
   const Element element = check_attention(options, q, k, v);
   check_like(options.op, "dq", dq, "q", q);
@@ -34,7 +35,8 @@ std::tuple<Tensor, Tensor, Tensor> attention_jtj_cpu(const Tensor& q, const Tens
                  .mix = mix ? &*mix : nullptr,
                  .gq = &gq,
                  .gk = &gk,
-                 .gv = &gv});
+                 .gv = &gv},
+                state);
   return {gq, gk, gv};
 }
 
@@ -43,7 +45,8 @@ std::tuple<Tensor, Tensor, Tensor> attention_jtj_cpu(const Tensor& q, const Tens
 STABLE_TORCH_LIBRARY_FRAGMENT(gramian, m) {
   m.def(
       "attention_jtj(Tensor q, Tensor k, Tensor v, Tensor dq, Tensor dk, Tensor dv, Tensor? mix=None, "
-      "Tensor? mask=None, bool is_causal=False, float? scale=None, bool l2=False) -> (Tensor, Tensor, Tensor)");
+      "Tensor? mask=None, bool is_causal=False, float? scale=None, bool l2=False, Tensor? state=None) -> (Tensor, "
+      "Tensor, Tensor)");
 }
 STABLE_TORCH_LIBRARY_IMPL(gramian, CPU, m) { m.impl("attention_jtj", GRAMIAN_BOX(&attention_jtj_cpu)); }
 

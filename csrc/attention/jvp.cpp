@@ -6,14 +6,14 @@ namespace {
 
 Tensor attention_jvp_cpu(const Tensor& q, const Tensor& k, const Tensor& v, const Tensor& dq, const Tensor& dk,
                          const Tensor& dv, const std::optional<Tensor>& mask, bool is_causal,
-                         std::optional<double> scale, bool l2) {
+                         std::optional<double> scale, bool l2, const std::optional<Tensor>& state) {
   const AttentionOptions options{"attention_jvp", mask, is_causal, scale, l2};
   const Element element = check_attention(options, q, k, v);
   check_like(options.op, "dq", dq, "q", q);
   check_like(options.op, "dk", dk, "k", k);
   check_like(options.op, "dv", dv, "v", v);
   Tensor out = attention_output(q, v);
-  run_attention(options, element, {.q = &q, .k = &k, .v = &v, .dq = &dq, .dk = &dk, .dv = &dv, .out = &out});
+  run_attention(options, element, {.q = &q, .k = &k, .v = &v, .dq = &dq, .dk = &dk, .dv = &dv, .out = &out}, state);
   return out;
 }
 
@@ -22,7 +22,7 @@ Tensor attention_jvp_cpu(const Tensor& q, const Tensor& k, const Tensor& v, cons
 STABLE_TORCH_LIBRARY_FRAGMENT(gramian, m) {
   m.def(
       "attention_jvp(Tensor q, Tensor k, Tensor v, Tensor dq, Tensor dk, Tensor dv, Tensor? mask=None, "
-      "bool is_causal=False, float? scale=None, bool l2=False) -> Tensor");
+      "bool is_causal=False, float? scale=None, bool l2=False, Tensor? state=None) -> Tensor");
 }
 STABLE_TORCH_LIBRARY_IMPL(gramian, CPU, m) { m.impl("attention_jvp", GRAMIAN_BOX(&attention_jvp_cpu)); }
 

@@ -24,6 +24,11 @@ def _jvp_arguments(draw):
     return (*tensors, *options)
 
 
+def _linearize_arguments(draw):
+    tensors, options = _attention(draw, tangents="qkv")
+    return (*tensors, *options, draw.choice((None, True, False)))
+
+
 def _vjp_arguments(draw):
     tensors, options = _attention(draw, tangents="qkvg")
     return (*tensors, *options)
@@ -151,3 +156,20 @@ def attention_jtj(args, got):
     if mix is not None and not np.isfinite(mix).all():
         return 0.0
     return _attention_ratio((*args[:6], *args[7:]), got, 6, derivative) / (1 if mix is None else 1 + mix.shape[0] / 8)
+
+
+def _direction(x):
+    """A direction of the shape of a tensor: its values the other way round."""
+    return x.flip(-1)
+
+
+@op(_linearize_arguments, _ATTENTION_BOUND, rounds=True)
+def attention_linearize(args, got):
+    q, k, v, *options = args[:-1]  # a state is known by what is made of it
+    out = torch.ops.gramian.attention_jvp(q, k, v, _direction(q), _direction(k), _direction(v), *options, got[0])
+    return _attention_ratio(
+        (q, k, v, _direction(q), _direction(k), _direction(v), *options),
+        [out],
+        6,
+        lambda softmax, x, _: [softmax.jvp(*x)],
+    )

@@ -129,7 +129,7 @@ def _attention(subject: Subject) -> tuple[dict[str, Any], list[Axes]]:
             raise NotApplicableError("no layer of the model is self-attention of a kind that gramian reads") from error
         raise
     layers = {}
-    for call, (name, sigma, upper, _) in enumerate(constants, start=1):
+    for call, (name, sigma, upper, *_) in enumerate(constants, start=1):
         layers[f"call {call}: {name or 'model'}"] = {
             "mean": float(sigma.sigma.mean()),
             "largest": float(sigma.sigma.max()),

@@ -1,4 +1,4 @@
-"""Attention layers as they stand in networks: upper bounds in closed form, and constants of every layer of a model."""
+"""Attention layers as they stand in networks: the constants of every layer of a model."""
 
 from __future__ import annotations
 
@@ -8,126 +8,13 @@ import torch
 from torch import Tensor, nn
 
 from ._adapters import Adapter, head_of, joint, three_linear
-from ._ops import four
-from ._sigma import Method, SingularValues, sigma
+from ._bounds import closed_form_bound, schur_bound
+from ._sigma import sigma
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping
+    from collections.abc import Callable, Iterable, Mapping, Sequence
 
-_ROWS = 128  # of probabilities at a time
-
-
-def _norm(x: Tensor) -> Tensor:
-    size: Tensor = torch.linalg.matrix_norm(x, 2)
-    return size
-
-
-@torch.no_grad()
-def closed_form_bound(
-    x: Tensor,
-    wq: Tensor,
-    wk: Tensor,
-    wv: Tensor,
-    wo: Tensor | None = None,
-    *,
-    bq: Tensor | None = None,
-    bk: Tensor | None = None,
-    bv: Tensor | None = None,
-    heads: int = 1,
-    mask: Tensor | None = None,
-    key_padding_mask: Tensor | None = None,
-    is_causal: bool = False,
-    scale: float | None = None,
-) -> Tensor:
-    r"""Upper bound of `sigma` of dot-product attention at ``x``, in closed form.
-
-    Summed over heads, with :math:`v` and :math:`W_v` times the output projection, :math:`m` the mean value and :math:`g` the bound
-    :math:`p_1 (1 - p_1 + p_2)` of the norm of the softmax's Jacobian by its two largest probabilities:
-
-    .. math:: \|P\| \|W_v\| + c (\|W_q k^\top\| + \|q W_k^\top\|) \|v - 1 m\| \max_i g(P_i).
-
-    Args:
-        x: as in `sigma`, like all others.
-        wq: see `sigma`.
-        wk: see `sigma`.
-        wv: see `sigma`.
-        wo: see `sigma`.
-        bq: see `sigma`.
-        bk: see `sigma`.
-        bv: see `sigma`.
-        heads: see `sigma`.
-        mask: see `sigma`.
-        key_padding_mask: see `sigma`.
-        is_causal: see `sigma`.
-        scale: see `sigma`.
-
-    Returns:
-        ``[batch]``, never below `sigma` but for rounding.
-
-    Raises:
-        ValueError: as `sigma`.
-
-    Cost:
-        The probabilities once, 128 rows at a time, and spectral norms of matrices of ``D`` or ``d`` by ``n``.
-
-    Accuracy:
-        That of the norms; :math:`\|P\|` is bounded by the root of its largest column sum, rows summing to 1.
-
-    The result carries no gradient.
-
-    References:
-        Derived by the triangle inequality from the Jacobian; of the shape in the literature on arXiv:2102.05628. The bound of the
-        softmax's Jacobian is checked in the tests.
-
-    Example:
-        >>> x, w = torch.zeros(1, 5, 2), torch.tensor([[3.0, 0.0], [0.0, 1.0]])
-        >>> closed_form_bound(x, w, w, w).round(decimals=4)
-        tensor([3.])
-    """
-    op = "attention.closed_form_bound"
-    if x.dim() != 3 or 0 in x.shape:
-        raise ValueError(f"{op}: x must be [batch, n, D] and not empty, got shape {tuple(x.shape)}")
-    batch, n, width = x.shape
-    for name, w in (("wq", wq), ("wk", wk), ("wv", wv)):
-        if w.dim() != 2 or w.shape[0] != width or heads < 1 or w.shape[1] % heads:
-            raise ValueError(
-                f"{op}: {name} must be [{width}, {heads} heads x d], for y = x W, got shape {tuple(w.shape)}"
-            )
-    seen = None if mask is None else four(mask)
-    there = torch.ones(batch, 1, n, 1, dtype=torch.bool, device=x.device)
-    if key_padding_mask is not None:
-        there = ~key_padding_mask.expand(batch, n)[:, None, :, None]
-        seen = there.mT if seen is None else seen & there.mT
-
-    q, k, v = (
-        torch.unflatten(x @ w if b is None else x @ w + b, 2, (heads, -1)).transpose(1, 2)
-        for w, b in ((wq, bq), (wk, bk), (wv, bv))
-    )
-    w_q, w_k, w_v = (torch.unflatten(w, 1, (heads, -1)).transpose(0, 1) for w in (wq, wk, wv))  # [heads, D, d]
-    c = q.shape[3] ** -0.5 if scale is None else scale
-    if wo is not None:
-        out = torch.unflatten(wo, 0, (heads, -1))  # [heads, dv, out]
-        v, w_v = v @ out, w_v @ out
-
-    columns, sharpest = q.new_zeros(batch, heads, n), q.new_zeros(batch, heads)
-    for first in range(0, n, _ROWS):
-        rows = slice(first, first + _ROWS)
-        scores = c * q[:, :, rows] @ k.mT
-        allowed = torch.ones(scores.shape[2:], dtype=torch.bool, device=x.device)
-        allowed = (allowed.tril(first) if is_causal else allowed)[None, None]
-        if seen is not None:
-            allowed = allowed & seen.expand(batch, -1, n, n)[:, :, rows]
-        # A row that sees nothing has no probabilities; a padded one is not counted.
-        p = scores.masked_fill(~allowed, -torch.inf).softmax(3).masked_fill(~allowed.any(3, keepdim=True), 0)
-        p = p * there[:, :, rows]
-        columns += p.sum(2)
-        top = nn.functional.pad(p, (0, 1)).topk(2, 3).values  # of a single key there is no second
-        sharpest = torch.maximum(sharpest, (top[..., 0] * (1 - top[..., 0] + top[..., 1])).amax(2))
-    count = there.sum(2, keepdim=True).clamp(min=1)
-    spread = torch.where(there, v - torch.where(there, v, 0).sum(2, keepdim=True) / count, 0)
-    steep = _norm(w_q @ torch.where(there, k, 0).mT) + _norm(torch.where(there, q, 0) @ w_k.mT)
-    bound: Tensor = (columns.amax(2).sqrt() * _norm(w_v) + abs(c) * steep * _norm(spread) * sharpest).sum(1)
-    return bound
+    from ._search import Method, SingularValues
 
 
 class LayerConstant(NamedTuple):
@@ -137,6 +24,54 @@ class LayerConstant(NamedTuple):
     sigma: SingularValues
     upper: Tensor
     heads: Tensor | None = None  # [batch, heads], each head with its part of the output projection
+    schur: Tensor | None = None  # the other upper bound
+
+
+def layer_table(layers: Sequence[LayerConstant]) -> str:
+    r"""The constants of a model's layers as a table: :math:`\sigma_1` and upper bounds, largest over the batch.
+
+    Args:
+        layers: of `lipschitz`.
+
+    Returns:
+        Lines of text: a head, and one for each layer, with its name, ``sigma``, the probable bound and both certain ones.
+
+    Raises:
+        ValueError: no layers.
+
+    Cost:
+        Nothing to speak of.
+
+    Accuracy:
+        Four digits are shown.
+
+    No tensors are made.
+
+    References:
+        As `lipschitz`.
+
+    Example:
+        >>> layer = torch.nn.MultiheadAttention(4, 2, batch_first=True)
+        >>> layer_table(lipschitz(layer, torch.zeros(1, 3, 4))).splitlines()[0].split()
+        ['layer', 'sigma', 'probable', 'schur', 'closed', 'form', 'converged']
+    """
+    if not layers:
+        raise ValueError("attention.layer_table: layers must not be empty, got none")
+
+    def largest(x: Tensor | None) -> str:
+        return "" if x is None else f"{float(x.max()):.4g}"
+
+    rows = [("layer", "sigma", "probable", "schur", "closed form", "converged")]
+    for name, found, upper, _, schur in layers:
+        done = "yes" if bool(found.converged.all()) else "no"
+        rows.append(
+            (name or "model", largest(found.sigma), largest(found.probable), largest(schur), largest(upper), done)
+        )
+    wide = [max(len(row[at]) for row in rows) for at in range(len(rows[0]))]
+    return "\n".join(
+        "  ".join([row[0].ljust(wide[0]), *(text.rjust(size) for text, size in zip(row[1:], wide[1:], strict=True))])
+        for row in rows
+    )
 
 
 def _of_multihead(module: nn.MultiheadAttention) -> dict[str, Any]:
@@ -200,13 +135,13 @@ def lipschitz(
 
     Returns:
         A `LayerConstant` for each call of self-attention, in order: its name in the model (``""`` for the model itself), its `SingularValues`, and
-        `closed_form_bound`, and ``heads`` or None.
+        `closed_form_bound`, ``heads`` or None, and `schur_bound`. `layer_table` prints them, `plot.lipschitz` draws them.
 
     Raises:
         ValueError: no self-attention is called, it has key and value inputs of their own, or a mask that does more than hide keys.
 
     Cost:
-        One forward pass; for each layer `sigma` and `closed_form_bound`; with ``per_head``, `sigma` of each head.
+        One forward pass; for each layer `sigma`, `closed_form_bound` and `schur_bound`; with ``per_head``, `sigma` of each head.
 
     Accuracy:
         That of `sigma`.
@@ -262,5 +197,6 @@ def lipschitz(
         if per_head:
             parts = [sigma(**head_of(arguments, i), **options).sigma for i in range(arguments["heads"])]
             each = torch.stack(parts, 1)
-        result.append(LayerConstant(name, sigma(**arguments, **options), closed_form_bound(**arguments), each))
+        found = sigma(**arguments, **options)
+        result.append(LayerConstant(name, found, closed_form_bound(**arguments), each, schur_bound(**arguments)))
     return result

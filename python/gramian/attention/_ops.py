@@ -18,6 +18,7 @@ Kind = Literal["dot", "l2"]
 _jvp = torch.ops.gramian.attention_jvp.default
 _vjp = torch.ops.gramian.attention_vjp.default
 _jtj = torch.ops.gramian.attention_jtj.default
+_linearize = torch.ops.gramian.attention_linearize.default
 
 
 class Gradients(NamedTuple):
@@ -134,7 +135,7 @@ def _register(op: Any, plain: Any, tensors: int, mix: bool = False) -> None:
         saved = inputs[: tensors + mix + 1]  # ... and the mask
         ctx.save_for_backward(*saved)
         ctx.save_for_forward(*saved)
-        ctx.rest = inputs[tensors + mix + 1 :]
+        ctx.rest = inputs[tensors + mix + 1 : -1]  # a state only holds what follows from (q, k, v)
 
     def parts(ctx: Any) -> tuple[list[int], tuple[Tensor, ...], Any]:
         saved = ctx.saved_tensors
@@ -151,7 +152,7 @@ def _register(op: Any, plain: Any, tensors: int, mix: bool = False) -> None:
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         places, inputs, function = parts(ctx)
         found = torch.func.vjp(function, *inputs)[1](gradients[0] if len(gradients) == 1 else gradients)
-        result: list[Tensor | None] = [None] * (len(ctx.saved_tensors) + len(ctx.rest))
+        result: list[Tensor | None] = [None] * (len(ctx.saved_tensors) + len(ctx.rest) + 1)
         for place, gradient in zip(places, found, strict=True):
             result[place] = gradient
         return tuple(result)
@@ -195,7 +196,7 @@ def _batched(op: Any, tensors: int, mix: bool = False) -> Any:
         if len(given) > place and given[place] is not None:
             mask = leading(given[place], in_dims[place])
             given[place] = mask.expand(size, batch, *mask.shape[2:]).flatten(0, 1)
-        result = op(*given)
+        result = op(*given[: place + 4])  # a state is that of another batch
         if isinstance(result, Tensor):
             return torch.unflatten(result, 0, (size, batch)), 0
         return tuple(torch.unflatten(x, 0, (size, batch)) for x in result), (0, 0, 0)
@@ -206,6 +207,9 @@ def _batched(op: Any, tensors: int, mix: bool = False) -> Any:
 _fake.register("attention_jvp")(lambda *x: x[0].new_empty((*x[0].shape[:3], x[2].shape[3])))
 for _name in ("attention_vjp", "attention_jtj"):
     _fake.register(_name)(lambda *x: tuple(y.new_empty(y.shape) for y in x[:3]))
+_fake.register("attention_linearize")(
+    lambda q, *_: q.new_empty(torch.library.get_ctx().new_dynamic_size(), dtype=torch.uint8)
+)
 torch.library.register_vmap("gramian::attention_jvp", _batched(_jvp, 6))
 torch.library.register_vmap("gramian::attention_vjp", _batched(_vjp, 4))
 torch.library.register_vmap("gramian::attention_jtj", _batched(_jtj, 6, mix=True))

@@ -2,196 +2,19 @@
 
 from __future__ import annotations
 
-import math
-from typing import TYPE_CHECKING, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
-from ._ops import Kind, four, is_l2, jvp, vjp
+from ._linearize import linearize
+from ._ops import Kind, four, is_l2
+from ._search import Method, SingularValues, random_start, result, solve
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Sequence
 
-Method = Literal["lanczos", "power"]
-
-
-class SingularValues(NamedTuple):
-    """The largest singular values of Jacobians. Every value is a lower bound on the one it stands for, up to rounding.
-
-    Within ``residual`` of a value there is some singular value: that is no upper bound on the largest. ``left`` and ``right``
-    are singular vectors of the shapes of the output and of the input, None where they were not asked for.
-    """
-
-    sigma: Tensor
-    residual: Tensor
-    iterations: Tensor
-    converged: Tensor
-    left: Tensor | None
-    right: Tensor | None
-
-
-def _wide_norm(x: Tensor) -> Tensor:
-    size: Tensor = torch.linalg.vector_norm(x, dim=-1, dtype=torch.float64)
-    return size
-
-
-def _unit(x: Tensor, size: Tensor) -> Tensor:
-    """``x`` over its size; zero where there is nothing left of it: an invariant subspace is complete."""
-    return torch.where(size == 0, 0, x / size).to(x.dtype)
-
-
-def _apart(x: Tensor, basis: list[Tensor]) -> Tensor:
-    """``x`` without its part in the span of ``basis``. Twice is enough."""
-    if basis:
-        rows = torch.stack(basis, 1)
-        for _ in range(2):
-            x = x - ((rows @ x[..., None]).mT @ rows)[:, 0]
-    return x
-
-
-class _Search:
-    """Singular values of a batch of operators; each stops on its own, all are multiplied until the last has."""
-
-    def __init__(self, batch: int, top: int, tol: float, dtype: torch.dtype) -> None:
-        self.top, self.tol, self.floor = top, tol, 8 * torch.finfo(dtype).eps
-        self.sigma = torch.zeros(batch, top, dtype=torch.float64)
-        self.residual = torch.full((batch, top), math.inf, dtype=torch.float64)
-        self.iterations = torch.zeros(batch, dtype=torch.int64)
-        self.converged = torch.zeros(batch, dtype=torch.bool)
-
-    def update(self, step: int, sigma: Tensor, residual: Tensor, complete: Tensor) -> bool:
-        """Take the values of a step; True when every operator is done. What is not finite never converges."""
-        found = min(self.top, sigma.shape[1])
-        self.sigma[:, :found] = sigma[:, :found]
-        self.residual[:, :found] = torch.maximum(residual[:, :found], self.floor * sigma[:, :found])
-        self.iterations[~self.converged] = step
-        finite = self.sigma.isfinite().all(-1)
-        self.converged |= (self.residual <= max(self.tol, self.floor) * self.sigma).all(-1) & finite
-        self.converged |= complete & finite
-        self.residual[complete & finite] = torch.minimum(self.residual, self.floor * self.sigma)[complete & finite]
-        return bool((self.converged | ~finite).all())
-
-
-def _lanczos(
-    forward: Callable[[Tensor], Tensor],
-    transpose: Callable[[Tensor], Tensor],
-    start: Tensor,
-    search: _Search,
-    max_iter: int,
-) -> tuple[Tensor, Tensor]:
-    """Golub-Kahan bidiagonalisation, both bases kept orthogonal; returns left and right vectors ``[batch, top, size]``."""
-    batch, eps = start.shape[0], torch.finfo(start.dtype).eps
-    left: list[Tensor] = []
-    right = [_unit(start, _wide_norm(start)[:, None])]
-    small = torch.zeros(batch, max_iter, max_iter, dtype=torch.float64)
-    largest = torch.zeros(batch, 1, dtype=torch.float64)
-    p = q = torch.zeros(batch, 1, 1, dtype=torch.float64)
-    for step in range(max_iter):
-        u = forward(right[-1])
-        largest = torch.maximum(largest, _wide_norm(u)[:, None])
-        u = _apart(u, left)
-        alpha = _wide_norm(u)[:, None]
-        alpha = torch.where(alpha <= 8 * eps * largest, 0, alpha)
-        left.append(_unit(u, alpha))
-        w = _apart(transpose(left[-1]), right)
-        beta = _wide_norm(w)[:, None]
-        beta = torch.where(beta <= 8 * eps * largest, 0, beta)
-        small[:, step, step] = alpha[:, 0]
-        finite = (alpha + beta).isfinite()
-        matrix = small[:, : step + 1, : step + 1]
-        p, sigma, q = torch.linalg.svd(torch.where(matrix.isfinite(), matrix, 0))
-        sigma = torch.where(finite, sigma, math.nan)
-        done = search.update(step + 1, sigma, beta * p[:, -1].abs(), (beta == 0)[:, 0])
-        if done or step + 1 == max_iter:
-            break
-        small[:, step, step + 1] = beta[:, 0]
-        right.append(_unit(w, beta))
-    top = min(search.top, p.shape[-1])
-
-    def vectors(basis: list[Tensor], turn: Tensor) -> Tensor:
-        rows = torch.stack(basis, 1)
-        return turn[:, :, :top].mT.to(rows.dtype) @ rows
-
-    return vectors(left, p), vectors(right[: len(left)], q.mT)
-
-
-def _power(
-    forward: Callable[[Tensor], Tensor],
-    transpose: Callable[[Tensor], Tensor],
-    start: Tensor,
-    search: _Search,
-    max_iter: int,
-) -> tuple[Tensor, Tensor]:
-    """Power iteration on the product with the transpose; residuals from that product, over sigma."""
-    right = _unit(start, _wide_norm(start)[:, None])
-    for step in range(max_iter):
-        u = forward(right)
-        sigma = _wide_norm(u)[:, None]
-        left = _unit(u, sigma)
-        w = transpose(left)
-        residual = _wide_norm(w - sigma.to(w.dtype) * right)[:, None]
-        if search.update(step + 1, sigma, residual, (sigma == 0)[:, 0]) or step + 1 == max_iter:
-            break
-        size = _wide_norm(w)[:, None]
-        right = torch.where(size > 0, _unit(w, size), right)
-    return left[:, None], right[:, None]
-
-
-def _solve(
-    op: str,
-    forward: Callable[[Tensor], Tensor],
-    transpose: Callable[[Tensor], Tensor],
-    start: Tensor,
-    *,
-    method: str,
-    top: int,
-    tol: float,
-    max_iter: int,
-) -> tuple[_Search, Tensor, Tensor]:
-    if method not in ("lanczos", "power"):
-        raise ValueError(f"{op}: method must be 'lanczos' or 'power', got {method!r}")
-    if top < 1 or (method == "power" and top != 1):
-        wanted = "1 with method='power'" if method == "power" else "1 or more"
-        raise ValueError(f"{op}: top must be {wanted}, got {top}")
-    if top > start.shape[1]:
-        raise ValueError(f"{op}: top must be at most the size of the input, {start.shape[1]}, got {top}")
-    if max_iter < top:
-        raise ValueError(f"{op}: max_iter must be at least top = {top}, got {max_iter}")
-    if not tol >= 0:
-        raise ValueError(f"{op}: tol must be 0 or more, got {tol}")
-    search = _Search(start.shape[0], top, tol, start.dtype)
-    steps = min(max_iter, start.shape[1]) if method == "lanczos" else max_iter
-    left, right = (_lanczos if method == "lanczos" else _power)(forward, transpose, start, search, steps)
-    return search, left, right
-
-
-def _start(batch: int, size: int, like: Tensor, seed: int) -> Tensor:
-    """The same direction for every element, drawn in float64."""
-    generator = torch.Generator().manual_seed(seed)
-    drawn = torch.randn(size, generator=generator, dtype=torch.float64)
-    return drawn.to(like).expand(batch, size)
-
-
-def _result(
-    search: _Search, left: Tensor | None, right: Tensor | None, like: Tensor, batch: tuple[int, ...]
-) -> SingularValues:
-    one = search.top == 1
-
-    def shaped(x: Tensor) -> Tensor:
-        return x.view(batch) if one else x.view((*batch, search.top))
-
-    def joined(x: Tensor | None) -> Tensor | None:
-        return None if x is None else x.reshape(*batch, *(x.shape[2:] if one else x.shape[1:]))
-
-    return SingularValues(
-        shaped(search.sigma.to(like)),
-        shaped(search.residual.to(like)),
-        search.iterations.view(batch),
-        search.converged.view(batch),
-        joined(left),
-        joined(right),
-    )
+_TOGETHER = 1 << 22  # numbers of tokens that sensitivities works on at a time
 
 
 def _check_weight(op: str, name: str, w: Tensor, rows: int, like: Tensor) -> None:
@@ -200,6 +23,95 @@ def _check_weight(op: str, name: str, w: Tensor, rows: int, like: Tensor) -> Non
         raise ValueError(f"{op}: {name} must be [{rows}, out], for y = x W, got shape {tuple(w.shape)}{hint}")
     if w.dtype != like.dtype:
         raise ValueError(f"{op}: {name} must have the dtype of x ({like.dtype}), got {w.dtype}")
+
+
+def _of_layer(
+    op: str,
+    x: Tensor,
+    wq: Tensor,
+    wk: Tensor,
+    wv: Tensor,
+    wo: Tensor | None,
+    *,
+    bq: Tensor | None = None,
+    bk: Tensor | None = None,
+    bv: Tensor | None = None,
+    heads: int = 1,
+    mask: Tensor | None = None,
+    key_padding_mask: Tensor | None = None,
+    is_causal: bool = False,
+    scale: float | None = None,
+    kind: Kind = "dot",
+    padded_rows: bool = False,
+    method: Method = "lanczos",
+    top: int = 1,
+    tol: float,
+    max_iter: int,
+    seed: int,
+    vectors: bool = False,
+    only: Tensor | None = None,
+) -> SingularValues:
+    """`sigma` of ``x`` ``[batch, n, D]``; of each element with respect to the one token that ``only`` names."""
+    batch, n, width = x.shape
+    for name, w in (("wq", wq), ("wk", wk), ("wv", wv)):
+        _check_weight(op, name, w, width, x)
+        if heads < 1 or w.shape[1] == 0 or w.shape[1] % heads:
+            raise ValueError(f"{op}: {name} must have columns for {heads} heads, got shape {tuple(w.shape)}")
+    if wo is not None:
+        _check_weight(op, "wo", wo, wv.shape[1], x)
+    for name, b, w in (("bq", bq, wq), ("bk", bk, wk), ("bv", bv, wv)):
+        if b is not None and b.shape != w.shape[1:]:
+            raise ValueError(f"{op}: {name} must have shape ({w.shape[1]},), got {tuple(b.shape)}")
+    is_l2(op, kind)
+
+    def split(y: Tensor) -> Tensor:
+        return torch.unflatten(y, -1, (heads, -1)).transpose(1, 2)
+
+    def joined(y: Tensor) -> Tensor:
+        return y.transpose(1, 2).flatten(2)
+
+    seen = None if mask is None else four(mask)
+    keep: Tensor | None = None
+    if key_padding_mask is not None:
+        padding = key_padding_mask
+        if padding.dtype != torch.bool or padding.shape[-1:] != (n,) or padding.shape not in ((n,), (batch, n)):
+            raise ValueError(
+                f"{op}: key_padding_mask must be bool [{batch}, {n}], got {padding.dtype} {tuple(padding.shape)}"
+            )
+        looked_at = (~padding).expand(batch, n)
+        seen = looked_at[:, None, None, :] if seen is None else seen & looked_at[:, None, None, :]
+        keep = None if padded_rows else looked_at[..., None]
+    q, k, v = (split(x @ w if b is None else x @ w + b) for w, b in ((wq, bq), (wk, bk), (wv, bv)))
+    at = linearize(q, k, v, mask=seen, is_causal=is_causal, scale=scale, kind=kind)
+    w_in, widths = torch.cat([wq, wk, wv], 1), [wq.shape[1], wk.shape[1], wv.shape[1]]
+
+    own = torch.arange(batch, device=x.device)
+    size = n * width if only is None else width
+
+    def forward(dx: Tensor) -> Tensor:
+        dx = dx.view(batch, n, width) if only is None else x.new_zeros(x.shape).index_put((own, only), dx)
+        out = joined(at.jvp(*(split(part) for part in torch.split(dx @ w_in, widths, 2))))
+        out = out if wo is None else out @ wo
+        return (out if keep is None else out.masked_fill(~keep, 0)).reshape(batch, -1)
+
+    def transpose(g: Tensor) -> Tensor:
+        g = g.view(batch, n, -1)
+        g = g if keep is None else g.masked_fill(~keep, 0)
+        parts = at.vjp(split(g if wo is None else g @ wo.mT))
+        gx = torch.cat([joined(part) for part in parts], 2) @ w_in.mT
+        return gx[own, only] if only is not None else gx.reshape(batch, -1)
+
+    search, left, right = solve(
+        op, forward, transpose, random_start(batch, size, x, seed), method=method, top=top, tol=tol, max_iter=max_iter
+    )
+    return result(
+        search,
+        torch.unflatten(left, 2, (n, -1)) if vectors else None,
+        torch.unflatten(right, 2, (n, width)) if vectors else None,
+        x,
+        (batch,),
+        size,
+    )
 
 
 @torch.no_grad()
@@ -266,7 +178,8 @@ def sigma(
         ValueError: wrong shapes or dtypes, a weight in the other layout, masks that are not bool, unknown options.
 
     Cost:
-        ``20 n² d`` flops a head and iteration and ``16 n D heads d`` for the projections; memory ``O(n D)`` times the iterations.
+        ``16 n² d`` flops a head and iteration while the probabilities fit into 1 GiB, 20 beyond, and ``16 n D heads d`` for the projections; memory ``O(n D)``
+        times the iterations, and those probabilities.
 
     Accuracy:
         The value is better than its residual says (its error is about ``residual² / gap``); in float32 a few 1e-7 relative.
@@ -285,63 +198,31 @@ def sigma(
     op = "attention.sigma"
     if x.dim() not in (2, 3) or 0 in x.shape:
         raise ValueError(f"{op}: x must be [batch, n, D] or [n, D] and not empty, got shape {tuple(x.shape)}")
-    single = x.dim() == 2
-    tokens = x[None] if single else x
-    batch, n, width = tokens.shape
-    for name, w in (("wq", wq), ("wk", wk), ("wv", wv)):
-        _check_weight(op, name, w, width, x)
-        if heads < 1 or w.shape[1] == 0 or w.shape[1] % heads:
-            raise ValueError(f"{op}: {name} must have columns for {heads} heads, got shape {tuple(w.shape)}")
-    if wo is not None:
-        _check_weight(op, "wo", wo, wv.shape[1], x)
-    for name, b, w in (("bq", bq, wq), ("bk", bk, wk), ("bv", bv, wv)):
-        if b is not None and b.shape != w.shape[1:]:
-            raise ValueError(f"{op}: {name} must have shape ({w.shape[1]},), got {tuple(b.shape)}")
-    is_l2(op, kind)
-
-    def split(y: Tensor) -> Tensor:
-        return torch.unflatten(y, -1, (heads, -1)).transpose(1, 2)
-
-    def joined(y: Tensor) -> Tensor:
-        return y.transpose(1, 2).flatten(2)
-
-    seen = None if mask is None else four(mask)
-    keep: Tensor | None = None
-    if key_padding_mask is not None:
-        padding = key_padding_mask
-        if padding.dtype != torch.bool or padding.shape[-1:] != (n,) or padding.shape not in ((n,), (batch, n)):
-            raise ValueError(
-                f"{op}: key_padding_mask must be bool [{batch}, {n}], got {padding.dtype} {tuple(padding.shape)}"
-            )
-        looked_at = (~padding).expand(batch, n)
-        seen = looked_at[:, None, None, :] if seen is None else seen & looked_at[:, None, None, :]
-        keep = None if padded_rows else looked_at[..., None]
-    q, k, v = (split(tokens @ w if b is None else tokens @ w + b) for w, b in ((wq, bq), (wk, bk), (wv, bv)))
-    options = {"mask": seen, "is_causal": is_causal, "scale": scale, "kind": kind}
-
-    def forward(dx: Tensor) -> Tensor:
-        dx = dx.view(batch, n, width)
-        out = joined(jvp(q, k, v, split(dx @ wq), split(dx @ wk), split(dx @ wv), **options))  # type: ignore[arg-type]
-        out = out if wo is None else out @ wo
-        return (out if keep is None else out.masked_fill(~keep, 0)).reshape(batch, -1)
-
-    def transpose(g: Tensor) -> Tensor:
-        g = g.view(batch, n, -1)
-        g = g if keep is None else g.masked_fill(~keep, 0)
-        parts = vjp(q, k, v, split(g if wo is None else g @ wo.mT), **options)  # type: ignore[arg-type]
-        gx = joined(parts.q) @ wq.mT + joined(parts.k) @ wk.mT + joined(parts.v) @ wv.mT
-        return gx.reshape(batch, -1)
-
-    search, left, right = _solve(
-        op, forward, transpose, _start(batch, n * width, x, seed), method=method, top=top, tol=tol, max_iter=max_iter
+    found = _of_layer(
+        op,
+        x[None] if x.dim() == 2 else x,
+        wq,
+        wk,
+        wv,
+        wo,
+        bq=bq,
+        bk=bk,
+        bv=bv,
+        heads=heads,
+        mask=mask,
+        key_padding_mask=key_padding_mask,
+        is_causal=is_causal,
+        scale=scale,
+        kind=kind,
+        padded_rows=padded_rows,
+        method=method,
+        top=top,
+        tol=tol,
+        max_iter=max_iter,
+        seed=seed,
+        vectors=vectors,
     )
-    return _result(
-        search,
-        torch.unflatten(left, 2, (n, -1)) if vectors else None,
-        torch.unflatten(right, 2, (n, width)) if vectors else None,
-        x,
-        () if single else (batch,),
-    )
+    return found if x.dim() == 3 else SingularValues(*(None if part is None else part[0] for part in found))  # type: ignore[arg-type]
 
 
 @torch.no_grad()
@@ -384,7 +265,7 @@ def op_sigma(
         ValueError: as :func:`jvp`; unknown options.
 
     Cost:
-        ``20 n m d`` flops a head and iteration.
+        ``16 n m d`` flops a head and iteration while the probabilities fit into 1 GiB, 20 beyond.
 
     Accuracy:
         As :func:`sigma`.
@@ -407,18 +288,105 @@ def op_sigma(
     shapes = [x.shape for x in every]
     units = shapes[0][0] * shapes[0][1]
     sizes = [x[0, 0].numel() for x in every]
-    options = {"mask": mask, "is_causal": is_causal, "scale": scale, "kind": kind}
+    at = linearize(*every, mask=mask, is_causal=is_causal, scale=scale, kind=kind)
 
     def forward(direction: Tensor) -> Tensor:
         parts = [part.reshape(shape) for part, shape in zip(torch.split(direction, sizes, 1), shapes, strict=True)]
-        return jvp(*every, *parts, **options).reshape(units, -1)  # type: ignore[arg-type]
+        return at.jvp(*parts).reshape(units, -1)
 
     def transpose(g: Tensor) -> Tensor:
         out = g.view(*shapes[0][:3], shapes[2][3])
-        parts = vjp(every[0], every[1], every[2], out, **options)  # type: ignore[arg-type]
-        return torch.cat([part.reshape(units, -1) for part in parts], 1)
+        return torch.cat([part.reshape(units, -1) for part in at.vjp(out)], 1)
 
-    search, _, _ = _solve(
-        op, forward, transpose, _start(units, sum(sizes), q, seed), method=method, top=top, tol=tol, max_iter=max_iter
+    search, _, _ = solve(
+        op,
+        forward,
+        transpose,
+        random_start(units, sum(sizes), q, seed),
+        method=method,
+        top=top,
+        tol=tol,
+        max_iter=max_iter,
     )
-    return _result(search, None, None, q, tuple(q.shape[:-2]))
+    return result(search, None, None, q, tuple(q.shape[:-2]), sum(sizes))
+
+
+@torch.no_grad()
+def sensitivities(
+    x: Tensor,
+    wq: Tensor,
+    wk: Tensor,
+    wv: Tensor,
+    wo: Tensor | None = None,
+    *,
+    tokens: Sequence[int] | None = None,
+    tol: float = 1e-3,
+    max_iter: int = 50,
+    seed: int = 0,
+    **options: Any,
+) -> SingularValues:
+    r"""How much each token by itself can move the output: :math:`\sigma_1(\partial Y / \partial x_k)`.
+
+    Args:
+        x: ``[n, D]`` tokens, float32 or float64.
+        wq: see `sigma`, like all others.
+        wk: see `sigma`.
+        wv: see `sigma`.
+        wo: see `sigma`.
+        tokens: which tokens ``k``; None: all.
+        tol: see `sigma`.
+        max_iter: see `sigma`.
+        seed: see `sigma`.
+        options: ``bq``, ``bk``, ``heads``, ``mask`` without batch axes, ``is_causal``, ``scale`` and ``kind`` of `sigma`.
+
+    Returns:
+        `SingularValues` of the tokens ``[len(tokens)]``, without vectors. None exceeds `sigma`, and their squares sum to at least
+        its square.
+
+    Raises:
+        ValueError: as `sigma`; ``x`` that is not ``[n, D]``; a token out of range.
+
+    Cost:
+        As `sigma` of a batch of ``len(tokens)``: ``O(n³ D)`` an iteration for all. For short inputs, or for the tokens that matter.
+
+    Accuracy:
+        As `sigma`.
+
+    Not differentiable: computed without recording.
+
+    References:
+        Replacing a token: arXiv:2102.05628.
+
+    Example:
+        >>> x, eye = torch.ones(4, 2), torch.eye(2)  # equal tokens: each holds a quarter of every output
+        >>> sensitivities(x, eye, eye, eye).sigma
+        tensor([0.5000, 0.5000, 0.5000, 0.5000])
+    """
+    op = "attention.sensitivities"
+    if x.dim() != 2 or 0 in x.shape:
+        raise ValueError(f"{op}: x must be [n, D] and not empty, got shape {tuple(x.shape)}")
+    n = x.shape[0]
+    chosen = list(range(n)) if tokens is None else list(tokens)
+    if not chosen or not all(0 <= token < n for token in chosen):
+        raise ValueError(f"{op}: tokens must be some of 0 to {n - 1}, got {chosen}")
+    count = max(1, _TOGETHER // (n * x.shape[1]))
+    found = []
+    for first in range(0, len(chosen), count):
+        only = torch.tensor(chosen[first : first + count], device=x.device)
+        found.append(
+            _of_layer(
+                op,
+                x.expand(len(only), *x.shape),
+                wq,
+                wk,
+                wv,
+                wo,
+                only=only,
+                tol=tol,
+                max_iter=max_iter,
+                seed=seed,
+                **options,
+            )
+        )
+    parts = zip(*(one[:5] for one in found), strict=True)
+    return SingularValues._make([*(torch.cat(part) for part in parts), None, None])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING
 
 import torch
@@ -149,7 +150,7 @@ def regions(result: Regions, *, output: int = 0, axes: Axes | None = None) -> Ax
 
 
 def lipschitz(constants: Sequence[LayerConstant], *, axes: Axes | None = None) -> Axes:
-    """Draw the local Lipschitz constants of the layers of a model: the value found, and the bound in closed form.
+    """Draw the local Lipschitz constants of the layers of a model: the value found, and its upper bounds.
 
     Args:
         constants: of `attention.lipschitz`; of a batch the largest.
@@ -171,7 +172,8 @@ def lipschitz(constants: Sequence[LayerConstant], *, axes: Axes | None = None) -
     places = range(len(constants))
     for label, values, (color, _, marker) in (
         ("found", [float(c.sigma.sigma.max()) for c in constants], STYLES[0]),
-        ("upper bound", [float(c.upper.max()) for c in constants], STYLES[1]),
+        ("bound in closed form", [float(c.upper.max()) for c in constants], STYLES[1]),
+        ("bound by blocks", [math.nan if c.schur is None else float(c.schur.max()) for c in constants], STYLES[2]),
     ):
         axes.semilogy(places, values, color=color, marker=marker, ls="", ms=6, label=label)
     axes.set_xticks(places, [c.name or "model" for c in constants], rotation=30, ha="right", fontsize=7)

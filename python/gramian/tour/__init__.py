@@ -16,7 +16,7 @@ from gramian.tour.subject import train
 if TYPE_CHECKING:
     from pathlib import Path
 
-SECTIONS = ("ntk", "dynamics", "neighbors", "information", "spectra", "ensemble", "simplex")
+SECTIONS = ("ntk", "dynamics", "neighbors", "information", "attention", "spectra", "ensemble", "simplex")
 
 
 def run(out: Path, *, quick: bool = False) -> None:

@@ -1,0 +1,236 @@
+"""The largest singular values of operators of which only products are known: Golub-Kahan-Lanczos and power iteration."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, Literal, NamedTuple
+
+import torch
+from torch import Tensor
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+Method = Literal["lanczos", "power"]
+
+_FAILURE = 1e-3  # probability that the probable bound does not hold
+_LARGEST_GAP = 0.99  # a probable bound of more than ten times the value says nothing
+
+
+class SingularValues(NamedTuple):
+    """The largest singular values of Jacobians. Every value is a lower bound on the one it stands for, up to rounding.
+
+    Within ``residual`` of a value there is some singular value: that is no upper bound on the largest. ``probable`` is one, with
+    probability 0.999 over the random start; infinite where the iterations were too few to say. ``left`` and ``right`` are
+    singular vectors of the shapes of the output and of the input, None where they were not asked for.
+    """
+
+    sigma: Tensor
+    residual: Tensor
+    probable: Tensor
+    iterations: Tensor
+    converged: Tensor
+    left: Tensor | None
+    right: Tensor | None
+
+
+def _wide_norm(x: Tensor) -> Tensor:
+    size: Tensor = torch.linalg.vector_norm(x, dim=-1, dtype=torch.float64)
+    return size
+
+
+def _unit(x: Tensor, size: Tensor) -> Tensor:
+    """``x`` over its size; zero where there is nothing left of it: an invariant subspace is complete."""
+    return torch.where(size == 0, 0, x / size).to(x.dtype)
+
+
+class _Basis:
+    """Orthonormal vectors ``[batch, count, size]`` in memory that doubles when it is full."""
+
+    def __init__(self, like: Tensor) -> None:
+        self.memory, self.count = like.new_empty(like.shape[0], 8, like.shape[1]), 0
+
+    @property
+    def rows(self) -> Tensor:
+        return self.memory[:, : self.count]
+
+    def append(self, x: Tensor) -> None:
+        if self.count == self.memory.shape[1]:
+            self.memory = torch.cat([self.memory, torch.empty_like(self.memory)], 1)
+        self.memory[:, self.count] = x
+        self.count += 1
+
+    def apart(self, x: Tensor) -> Tensor:
+        """``x`` without its part in the span. Twice is enough."""
+        for _ in range(2 if self.count else 0):
+            x = torch.baddbmm(x[:, None], (self.rows @ x[..., None]).mT, self.rows, alpha=-1)[:, 0]
+        return x
+
+
+def _probable(search: _Search, size: int) -> Tensor:
+    r"""Factor by which the largest singular value may exceed the one found, but for starts of probability `_FAILURE`.
+
+    A value below :math:`(1 - \epsilon)^{1/2} \sigma_1` needs a start whose part along the first singular vector is less than
+    :math:`((1 - \epsilon) / \epsilon)^{1/2} / q`, with ``q`` a polynomial of what was multiplied: see docs/how-it-works/attention.md.
+    """
+    power = (search.iterations - 1).double()
+    low, high = torch.full_like(power, 1e-16), torch.ones_like(power)
+    for _ in range(60):
+        eps = (low * high).sqrt()
+        root = eps.sqrt()
+        if search.method == "lanczos":
+            log_q = power * ((1 + root) / (1 - root)).log() - math.log(2)  # of Chebyshev's, from below
+        else:
+            log_q = -power * (1 - eps).log()
+        odds = (2 * size / math.pi * (1 - eps) / eps).sqrt() * (-log_q).exp()
+        low, high = torch.where(odds > _FAILURE, eps, low), torch.where(odds > _FAILURE, high, eps)
+    return torch.where(high < _LARGEST_GAP, (1 - high).rsqrt(), math.inf)
+
+
+class _Search:
+    """Singular values of a batch of operators; each stops on its own, all are multiplied until the last has."""
+
+    def __init__(self, batch: int, top: int, tol: float, dtype: torch.dtype, method: str) -> None:
+        self.method, self.top, self.tol, self.floor = method, top, tol, 8 * torch.finfo(dtype).eps
+        self.sigma = torch.zeros(batch, top, dtype=torch.float64)
+        self.residual = torch.full((batch, top), math.inf, dtype=torch.float64)
+        self.iterations = torch.zeros(batch, dtype=torch.int64)
+        self.converged = torch.zeros(batch, dtype=torch.bool)
+
+    def update(self, step: int, sigma: Tensor, residual: Tensor, complete: Tensor) -> bool:
+        """Take the values of a step; True when every operator is done. What is not finite never converges."""
+        found = min(self.top, sigma.shape[1])
+        self.sigma[:, :found] = sigma[:, :found]
+        self.residual[:, :found] = torch.maximum(residual[:, :found], self.floor * sigma[:, :found])
+        self.iterations[~self.converged] = step
+        finite = self.sigma.isfinite().all(-1)
+        self.converged |= (self.residual <= max(self.tol, self.floor) * self.sigma).all(-1) & finite
+        self.converged |= complete & finite
+        self.residual[complete & finite] = torch.minimum(self.residual, self.floor * self.sigma)[complete & finite]
+        return bool((self.converged | ~finite).all())
+
+
+def _lanczos(
+    forward: Callable[[Tensor], Tensor],
+    transpose: Callable[[Tensor], Tensor],
+    start: Tensor,
+    search: _Search,
+    max_iter: int,
+) -> tuple[Tensor, Tensor]:
+    """Golub-Kahan bidiagonalisation, both bases kept orthogonal; returns left and right vectors ``[batch, top, size]``."""
+    batch, eps = start.shape[0], torch.finfo(start.dtype).eps
+    left, right = None, _Basis(start)
+    right.append(_unit(start, _wide_norm(start)[:, None]))
+    small = torch.zeros(batch, max_iter, max_iter, dtype=torch.float64)
+    largest = torch.zeros(batch, 1, dtype=torch.float64)
+    p = q = torch.zeros(batch, 1, 1, dtype=torch.float64)
+    for step in range(max_iter):
+        u = forward(right.rows[:, -1])
+        largest = torch.maximum(largest, _wide_norm(u)[:, None])
+        left = left or _Basis(u)
+        u = left.apart(u)
+        alpha = _wide_norm(u)[:, None]
+        alpha = torch.where(alpha <= 8 * eps * largest, 0, alpha)
+        left.append(_unit(u, alpha))
+        w = right.apart(transpose(left.rows[:, -1]))
+        beta = _wide_norm(w)[:, None]
+        beta = torch.where(beta <= 8 * eps * largest, 0, beta)
+        small[:, step, step] = alpha[:, 0]
+        finite = (alpha + beta).isfinite()
+        matrix = small[:, : step + 1, : step + 1]
+        p, sigma, q = torch.linalg.svd(torch.where(matrix.isfinite(), matrix, 0))
+        sigma = torch.where(finite, sigma, math.nan)
+        done = search.update(step + 1, sigma, beta * p[:, -1].abs(), (beta == 0)[:, 0])
+        if done or step + 1 == max_iter:
+            break
+        small[:, step, step + 1] = beta[:, 0]
+        right.append(_unit(w, beta))
+    top = min(search.top, p.shape[-1])
+
+    def vectors(rows: Tensor, turn: Tensor) -> Tensor:
+        return turn[:, :, :top].mT.to(rows.dtype) @ rows
+
+    assert left is not None  # noqa: S101  there was a step
+    return vectors(left.rows, p), vectors(right.rows[:, : left.count], q.mT)
+
+
+def _power(
+    forward: Callable[[Tensor], Tensor],
+    transpose: Callable[[Tensor], Tensor],
+    start: Tensor,
+    search: _Search,
+    max_iter: int,
+) -> tuple[Tensor, Tensor]:
+    """Power iteration on the product with the transpose; residuals from that product, over sigma."""
+    right = _unit(start, _wide_norm(start)[:, None])
+    for step in range(max_iter):
+        u = forward(right)
+        sigma = _wide_norm(u)[:, None]
+        left = _unit(u, sigma)
+        w = transpose(left)
+        residual = _wide_norm(w - sigma.to(w.dtype) * right)[:, None]
+        if search.update(step + 1, sigma, residual, (sigma == 0)[:, 0]) or step + 1 == max_iter:
+            break
+        size = _wide_norm(w)[:, None]
+        right = torch.where(size > 0, _unit(w, size), right)
+    return left[:, None], right[:, None]
+
+
+def solve(
+    op: str,
+    forward: Callable[[Tensor], Tensor],
+    transpose: Callable[[Tensor], Tensor],
+    start: Tensor,
+    *,
+    method: str,
+    top: int,
+    tol: float,
+    max_iter: int,
+) -> tuple[_Search, Tensor, Tensor]:
+    if method not in ("lanczos", "power"):
+        raise ValueError(f"{op}: method must be 'lanczos' or 'power', got {method!r}")
+    if top < 1 or (method == "power" and top != 1):
+        wanted = "1 with method='power'" if method == "power" else "1 or more"
+        raise ValueError(f"{op}: top must be {wanted}, got {top}")
+    if top > start.shape[1]:
+        raise ValueError(f"{op}: top must be at most the size of the input, {start.shape[1]}, got {top}")
+    if max_iter < top:
+        raise ValueError(f"{op}: max_iter must be at least top = {top}, got {max_iter}")
+    if not tol >= 0:
+        raise ValueError(f"{op}: tol must be 0 or more, got {tol}")
+    search = _Search(start.shape[0], top, tol, start.dtype, method)
+    steps = min(max_iter, start.shape[1]) if method == "lanczos" else max_iter
+    left, right = (_lanczos if method == "lanczos" else _power)(forward, transpose, start, search, steps)
+    return search, left, right
+
+
+def random_start(batch: int, size: int, like: Tensor, seed: int) -> Tensor:
+    """The same direction for every element, drawn in float64."""
+    generator = torch.Generator().manual_seed(seed)
+    drawn = torch.randn(size, generator=generator, dtype=torch.float64)
+    return drawn.to(like).expand(batch, size)
+
+
+def result(
+    search: _Search, left: Tensor | None, right: Tensor | None, like: Tensor, batch: tuple[int, ...], size: int
+) -> SingularValues:
+    one = search.top == 1
+    largest = search.sigma[:, 0]
+    factor = _probable(search, size)
+    probable = torch.where(largest == 0, torch.where(search.converged, 0, math.inf), largest * factor)
+
+    def shaped(x: Tensor) -> Tensor:
+        return x.view(batch) if one else x.view((*batch, search.top))
+
+    def joined(x: Tensor | None) -> Tensor | None:
+        return None if x is None else x.reshape(*batch, *(x.shape[2:] if one else x.shape[1:]))
+
+    return SingularValues(
+        shaped(search.sigma.to(like)),
+        shaped(search.residual.to(like)),
+        probable.to(like).view(batch),
+        search.iterations.view(batch),
+        search.converged.view(batch),
+        joined(left),
+        joined(right),
+    )
