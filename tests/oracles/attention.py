@@ -45,7 +45,7 @@ class _Softmax:
     """Probabilities in the widest float, magnitudes of scores, and by how much rounding may change a probability."""
 
     def __init__(self, q, k, mask, is_causal, scale, l2, eps):
-        c = 1 / math.sqrt(q.shape[-1]) if scale is None else scale
+        c = 1 / math.sqrt(q.shape[-1]) if scale is None else float(scale)  # torch takes a tensor of one number too
         s = c * q @ k.swapaxes(-1, -2)
         size = abs(c) * np.abs(q) @ np.abs(k).swapaxes(-1, -2)
         if l2:
