@@ -1,6 +1,7 @@
 # The CUDA library. GRAMIAN_CUDA=auto builds it where it can be used: nvcc is there and torch has CUDA. It needs neither a GPU
 # nor a CUDA torch to be built, so =on builds it for other machines, and is an error without nvcc.
 set(GRAMIAN_CUDA_OPS
+  csrc/attention/attention_cuda.cpp
   csrc/core/cuda.cpp
   csrc/core/gram_square_sum_cuda.cpp
   csrc/neighbors/assign_cuda.cpp
@@ -14,6 +15,7 @@ set(GRAMIAN_CUDA_OPS
   csrc/spectra/shells_cuda.cpp
 )
 set(GRAMIAN_CUDA_KERNELS
+  csrc/attention/attention_kernel.cu
   csrc/core/device.cu
   csrc/core/gram_square_sum_kernel.cu
   csrc/neighbors/count_within_kernel.cu

@@ -67,6 +67,21 @@ inline void check_like(const char* op, const char* name, const Tensor& t, const 
   check_same(op, name, t, as_name, as);
 }
 
+inline void check_gradient(const char* op, const Tensor& g, const Tensor& q, const Tensor& v) {
+  if (g.dim() != 4 || g.size(0) != q.size(0) || g.size(1) != q.size(1) || g.size(2) != q.size(2) ||
+      g.size(3) != v.size(3))
+    refuse(op, ": g must be [batch, heads, n, dv] = (", q.size(0), ", ", q.size(1), ", ", q.size(2), ", ", v.size(3),
+           "), got ", shape_text(g));
+  check_same(op, "g", g, "q", q);
+}
+
+inline void check_mix(const char* op, const Tensor& mix, const Tensor& q, const Tensor& v) {
+  const std::int64_t features = q.size(1) * v.size(3);
+  if (mix.dim() != 2 || mix.size(0) != features || mix.size(1) != features)
+    refuse(op, ": mix must be [heads * dv, heads * dv] = (", features, ", ", features, "), got ", shape_text(mix));
+  check_same(op, "mix", mix, "q", q);
+}
+
 // Probabilities are kept between the two halves of a call, or between calls, while they take no more than this.
 constexpr std::int64_t kMostKeptBytes = std::int64_t{1} << 30;
 

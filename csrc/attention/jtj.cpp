@@ -2,6 +2,7 @@
 #include <tuple>
 
 #include "attention/attention.h"
+#include "attention/schemas.h"
 
 namespace gramian {
 namespace {
@@ -17,13 +18,7 @@ std::tuple<Tensor, Tensor, Tensor> attention_jtj_cpu(const Tensor& q, const Tens
   check_like(options.op, "dq", dq, "q", q);
   check_like(options.op, "dk", dk, "k", k);
   check_like(options.op, "dv", dv, "v", v);
-  if (mix) {
-    const std::int64_t features = q.size(1) * v.size(3);
-    if (mix->dim() != 2 || mix->size(0) != features || mix->size(1) != features)
-      refuse(options.op, ": mix must be [heads * dv, heads * dv] = (", features, ", ", features, "), got ",
-             shape_text(*mix));
-    check_same(options.op, "mix", *mix, "q", q);
-  }
+  if (mix) check_mix(options.op, *mix, q, v);
   Tensor gq = attention_result(q), gk = attention_result(k), gv = attention_result(v);
   run_attention(options, element,
                 {.q = &q,
@@ -42,12 +37,7 @@ std::tuple<Tensor, Tensor, Tensor> attention_jtj_cpu(const Tensor& q, const Tens
 
 }  // namespace
 
-STABLE_TORCH_LIBRARY_FRAGMENT(gramian, m) {
-  m.def(
-      "attention_jtj(Tensor q, Tensor k, Tensor v, Tensor dq, Tensor dk, Tensor dv, Tensor? mix=None, "
-      "Tensor? mask=None, bool is_causal=False, float? scale=None, bool l2=False, Tensor? state=None) -> (Tensor, "
-      "Tensor, Tensor)");
-}
+STABLE_TORCH_LIBRARY_FRAGMENT(gramian, m) { m.def(kAttentionJtjSchema); }
 STABLE_TORCH_LIBRARY_IMPL(gramian, CPU, m) { m.impl("attention_jtj", GRAMIAN_BOX(&attention_jtj_cpu)); }
 
 }  // namespace gramian

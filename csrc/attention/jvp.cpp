@@ -1,5 +1,6 @@
 // gramian::attention_jvp: the derivative of attention along (dq, dk, dv).
 #include "attention/attention.h"
+#include "attention/schemas.h"
 
 namespace gramian {
 namespace {
@@ -19,11 +20,7 @@ Tensor attention_jvp_cpu(const Tensor& q, const Tensor& k, const Tensor& v, cons
 
 }  // namespace
 
-STABLE_TORCH_LIBRARY_FRAGMENT(gramian, m) {
-  m.def(
-      "attention_jvp(Tensor q, Tensor k, Tensor v, Tensor dq, Tensor dk, Tensor dv, Tensor? mask=None, "
-      "bool is_causal=False, float? scale=None, bool l2=False, Tensor? state=None) -> Tensor");
-}
+STABLE_TORCH_LIBRARY_FRAGMENT(gramian, m) { m.def(kAttentionJvpSchema); }
 STABLE_TORCH_LIBRARY_IMPL(gramian, CPU, m) { m.impl("attention_jvp", GRAMIAN_BOX(&attention_jvp_cpu)); }
 
 }  // namespace gramian

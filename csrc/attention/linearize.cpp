@@ -1,5 +1,6 @@
 // gramian::attention_linearize: what attention_jvp, attention_vjp and attention_jtj need that no direction changes.
 #include "attention/attention.h"
+#include "attention/schemas.h"
 
 namespace gramian {
 namespace {
@@ -21,11 +22,7 @@ Tensor attention_linearize_cpu(const Tensor& q, const Tensor& k, const Tensor& v
 
 }  // namespace
 
-STABLE_TORCH_LIBRARY_FRAGMENT(gramian, m) {
-  m.def(
-      "attention_linearize(Tensor q, Tensor k, Tensor v, Tensor? mask=None, bool is_causal=False, float? scale=None, "
-      "bool l2=False, bool? keep=None) -> Tensor");
-}
+STABLE_TORCH_LIBRARY_FRAGMENT(gramian, m) { m.def(kAttentionLinearizeSchema); }
 STABLE_TORCH_LIBRARY_IMPL(gramian, CPU, m) { m.impl("attention_linearize", GRAMIAN_BOX(&attention_linearize_cpu)); }
 
 }  // namespace gramian
