@@ -74,6 +74,14 @@ def test_what_the_device_cannot_hold_is_refused_with_both_sizes(emulated):
         emulated("gram_square_sum", x.expand(2**24, 2**14), x.expand(1, 2**14))
 
 
+@pytest.mark.slow
+def test_a_result_that_cannot_be_allocated_is_a_memory_error(emulated):
+    q = torch.zeros(1, 1, 1, 1).expand(1, 1, 2**40, 1)  # expanded: it takes no memory here
+    v = torch.zeros(1, 1, 1, 2**15)
+    with pytest.raises(MemoryError):
+        emulated("attention_jvp", q, v[..., :1], v, q, v[..., :1], v)
+
+
 # ---- The library ----
 
 

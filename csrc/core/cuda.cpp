@@ -15,7 +15,7 @@ Stream OnDevice::current_stream(std::int32_t device) {
   }();
   Stream stream = nullptr;
   if (get == nullptr || get(device, &stream) != 0)
-    throw std::runtime_error("gramian: this torch does not say which CUDA stream is current");
+    throw DeviceError("gramian: this torch does not say which CUDA stream is current");
   return stream;
 }
 

@@ -11,10 +11,10 @@ namespace gramian::cuda {
 #if defined(GRAMIAN_EMULATED)
 #define GRAMIAN_CUDA_OP(schema, name, function)                         \
   STABLE_TORCH_LIBRARY_FRAGMENT(gramian_emulated, m) { m.def(schema); } \
-  STABLE_TORCH_LIBRARY_IMPL(gramian_emulated, CPU, m) { m.impl(name, TORCH_BOX(function)); }
+  STABLE_TORCH_LIBRARY_IMPL(gramian_emulated, CPU, m) { m.impl(name, GRAMIAN_BOX(function)); }
 #else
 #define GRAMIAN_CUDA_OP(schema, name, function) \
-  STABLE_TORCH_LIBRARY_IMPL(gramian, CUDA, m) { m.impl(name, TORCH_BOX(function)); }
+  STABLE_TORCH_LIBRARY_IMPL(gramian, CUDA, m) { m.impl(name, GRAMIAN_BOX(function)); }
 #endif
 
 // For the length of an op: the device of its tensors is current, `stream` is torch's.

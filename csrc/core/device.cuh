@@ -3,7 +3,6 @@
 #pragma once
 #include <cstdint>
 #include <limits>
-#include <stdexcept>
 #include <string>
 
 #if defined(__CUDACC__)
@@ -29,7 +28,7 @@ constexpr T kInfinity = std::numeric_limits<T>::infinity();  // a constant, whic
 
 #if defined(__CUDACC__)
 inline void check(cudaError_t status) {
-  if (status != cudaSuccess) throw std::runtime_error(std::string("gramian: CUDA: ") + cudaGetErrorString(status));
+  if (status != cudaSuccess) throw DeviceError(std::string("gramian: CUDA: ") + cudaGetErrorString(status));
 }
 #endif
 

@@ -2,10 +2,24 @@
 #pragma once
 #include <cstddef>
 #include <cstdint>
+#include <exception>
+#include <string>
+#include <utility>
 
 namespace gramian::cuda {
 
 using Stream = void*;  // a cudaStream_t
+
+// What the device or its driver failed at: a RuntimeError in Python. Not a std::runtime_error, which GRAMIAN_BOX takes for
+// torch's want of memory.
+class DeviceError : public std::exception {
+ public:
+  explicit DeviceError(std::string text) : text_(std::move(text)) {}
+  const char* what() const noexcept override { return text_.c_str(); }
+
+ private:
+  std::string text_;
+};
 
 int multiprocessors();
 std::int64_t memory_bytes();  // that the device has, used or not
