@@ -67,7 +67,7 @@ def linearize(
         scale: ``c``; None: ``1 / sqrt(d)``.
         kind: the score, ``"dot"`` or ``"l2"``.
         keep: whether to keep the probabilities. None: if all that is kept fits into 1 GiB; reading one takes less time than
-            ``2 d`` flops and an exponential.
+            ``2 d`` flops and an exponential. On CUDA they are always recomputed.
 
     Returns:
         `Linearized`, with methods ``jvp(dq, dk, dv)``, ``vjp(g)`` and ``jtj(dq, dk, dv, mix=None)``, of the units of `jvp` and `vjp`. It
@@ -96,7 +96,7 @@ def linearize(
     """
     options = (None if mask is None else four(mask), is_causal, scale, is_l2("attention.linearize", kind))
     state = None
-    if q.device.type == "cpu":
+    if q.device.type in ("cpu", "cuda"):
         with torch.no_grad():
             state = _linearize(*(four(x) for x in (q, k, v)), *options, keep)
     return Linearized((q, k, v), options, state)
