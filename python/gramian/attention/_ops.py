@@ -267,8 +267,9 @@ def jvp(
         ValueError: wrong shape, dtype or device; nothing to attend to; a mask that is not bool; an unknown kind.
 
     Cost:
-        ``10 n m d`` flops a head where ``d = dv``, half with ``is_causal``. Memory: ``O((n + m) d)`` for packed keys, and 96 rows
-        of probabilities and tangents, ``768 m`` bytes in float32, a thread.
+        ``12 n m d`` flops a head where ``d = dv``, 14 where what :func:`linearize` keeps would pass 32 MiB, half with
+        ``is_causal``. Memory: ``O((n + m) d)`` for packed keys, and 96 rows of probabilities and tangents, ``768 m`` bytes in
+        float32, a thread.
 
     Accuracy:
         A few roundings of the dtype times ``sqrt(m)``, relative to ``P |dS - r| |v| + P |dv|``; rows that are nearly one-hot
@@ -323,8 +324,8 @@ def vjp(
         ValueError: wrong shape, dtype or device; nothing to attend to; a mask that is not bool; an unknown kind.
 
     Cost:
-        ``10 n m d`` flops a head where ``d = dv``, half with ``is_causal``. Memory: that of :func:`jvp`, and up to eight copies
-        of ``gk`` and ``gv``, which are added in order.
+        ``12 n m d`` flops a head where ``d = dv``, 14 where what :func:`linearize` keeps would pass 32 MiB, half with
+        ``is_causal``. Memory: that of :func:`jvp`, and up to eight copies of ``gk`` and ``gv``, which are added in order.
 
     Accuracy:
         As :func:`jvp`. A NaN or an infinity is propagated.
@@ -385,8 +386,9 @@ def jtj(
         ValueError: wrong shape, dtype or device; nothing to attend to; a mask that is not bool; an unknown kind.
 
     Cost:
-        ``18 n m d`` flops a head where ``d = dv``, half with ``is_causal``, and ``2 n (heads dv)²`` for the mix; :func:`jvp` and then
-        :func:`vjp` take 20. Memory: that of :func:`vjp`, and with a mix 96 rows of probabilities of every head.
+        ``20 n m d`` flops a head where ``d = dv``, 22 where what :func:`linearize` keeps would pass 32 MiB, half with
+        ``is_causal``, and ``2 n (heads dv)²`` for the mix; :func:`jvp` and then :func:`vjp` take 24 or 28.
+        Memory: that of :func:`vjp`, and with a mix 96 rows of probabilities of every head.
 
     Accuracy:
         As :func:`jvp`, twice. A NaN or an infinity is propagated.
