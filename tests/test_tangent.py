@@ -6,7 +6,8 @@ from torch import nn
 from torch.nn import functional as F
 from torch.nn.utils import parametrizations
 
-from gramian import _tangent, ntk
+from gramian import ntk
+from gramian.ntk import _recording
 from tests.checks import refuses
 from tests.reference import ntk as reference
 
@@ -107,7 +108,7 @@ def test_empirical_ntk_is_the_same_with_outputs_in_turn(monkeypatch):
     torch.manual_seed(0)
     model = AddedInPlace().double()
     expected = ntk.empirical_ntk(model, inputs())
-    monkeypatch.setattr(_tangent, "_BATCHED_BYTES", 0)
+    monkeypatch.setattr(_recording, "_BATCHED_BYTES", 0)
     torch.testing.assert_close(ntk.empirical_ntk(model, inputs()), expected)
 
 

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any, Literal
 import torch
 from torch import Tensor, nn
 
-from ._matrix_free import differentiable
 from ._progress import progress_bar
-from ._tangent import check
+from .ntk._matrix_free import differentiable
+from .ntk._recording import check
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -11,9 +11,9 @@ from torch import Tensor, nn
 
 from gramian import ntk
 from gramian._lanczos import Eigenpairs, lanczos
-from gramian._matrix_free import _BLOCK, KernelSums, _Operator, aligned
 from gramian._safetensors import load, save
-from gramian._tangent import selected
+from gramian.ntk._matrix_free import _BLOCK, KernelSums, _Operator, aligned
+from gramian.ntk._recording import selected
 
 from ._neighbors import starts_of
 from ._ranks import Ranks, digest, rows_of

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from ._alignment import center, effective_rank, label_alignment, trace_ratio
+from ._empirical import empirical_ntk
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -89,8 +90,6 @@ class AlignmentRecorder:
 
     def record(self, step: int) -> None:
         """Measure the kernel as it is now. The model is put into eval mode meanwhile."""
-        from .ntk import empirical_ntk
-
         weights = [p.detach().clone() for p in self.model.parameters() if p.requires_grad]
         squares = [(a - b).square().sum() for a, b in zip(weights, self._before, strict=bool(self._before))]
         moved = float(torch.stack(squares).sum().sqrt()) if squares else 0.0

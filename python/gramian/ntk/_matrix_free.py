@@ -9,9 +9,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from ._lanczos import Eigenpairs, lanczos
-from ._progress import progress_bar
-from ._tangent import Factors, check, factors_of, record, selected
+from gramian._lanczos import Eigenpairs, lanczos
+from gramian._progress import progress_bar
+
+from ._empirical import empirical_ntk
+from ._recording import Factors, check, factors_of, record, selected
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -382,8 +384,6 @@ class KernelSums(NamedTuple):
         progress: bool = False,
     ) -> KernelSums:
         """Sum up the kernel of ``x`` with other samples and their labels, or with itself, a piece at a time."""
-        from .ntk import empirical_ntk
-
         y, y_labels = (x, labels) if other is None else other
         over_cols, over_rows = (torch.zeros(len(t), dtype=torch.float64, device=labels.device) for t in (x, y))
         square = product = torch.zeros((), dtype=torch.float64, device=labels.device)
