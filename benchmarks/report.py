@@ -110,12 +110,17 @@ def render(results: Results) -> str:
 
 
 def render_readme(runs: Sequence[Results]) -> str:
-    """Return the short table of one or more runs: a line for each op, dtype and peer, at the most threads, over all cases."""
-    wheres = {
-        f"{m['cpu']}, {m['isa']}, {m['cores']} cores, torch {m['torch']}" for m in (run["machine"] for run in runs)
-    }
-    doubts = [doubt for run in runs for doubt in _doubts(run)]
-    return "\n\n".join(["; ".join(sorted(wheres)) + ".", *doubts, README_LEGEND, _short(at_most_threads(runs))])
+    """Return the short table of one or more runs: a line for each op, dtype and peer, at the most threads, over all cases.
+
+    Runs of different machines stand in tables of their own.
+    """
+    by_machine: dict[str, list[Results]] = {}
+    for run in runs:
+        m = run["machine"]
+        where = f"{m['cpu']}, {m['isa']}, {m['cores']} cores, torch {m['torch']}:"
+        by_machine.setdefault(where, []).append(run)
+    tables = [part for where, those in sorted(by_machine.items()) for part in (where, _short(at_most_threads(those)))]
+    return "\n\n".join([*(doubt for run in runs for doubt in _doubts(run)), README_LEGEND, *tables])
 
 
 def at_most_threads(runs: Sequence[Results]) -> list[Row]:

@@ -258,6 +258,12 @@ def test_summary_is_the_geometric_mean_over_all_cases() -> None:
     assert cells[2:] == ["2.00", "3", "**0.50** (n=0.5) <- we lose", "**8.00** (n=8.0)"]
 
 
+def test_runs_of_two_machines_stand_in_two_tables() -> None:
+    runs = [_results(_row(_peer_row())) for _ in range(3)]
+    runs[1]["machine"] = {**runs[1]["machine"], "isa": "another"}
+    assert [part.count("\n") for part in report.render_readme(runs).split("\n\n") if part.startswith("|")] == [2, 2]
+
+
 def test_table_shows_wide_spread_failure_and_missing_error() -> None:
     failed = _peer_row(name="gone", version=None, seconds=None, ratio=None, band=None, failure="ImportError: gone")
     tuned = _peer_row(environment="tuned", call="a | b")
