@@ -2,6 +2,7 @@
 #pragma once
 #include <algorithm>
 #include <array>
+#include <exception>
 #include <optional>
 #include <string>
 #include <vector>
@@ -9,6 +10,11 @@
 #include "core/tensor.h"
 
 namespace gramian {
+
+// Why a sum failed is known to gramian.distributed, whose op it is.
+struct GroupFailed : std::exception {
+  const char* what() const noexcept override { return "kmeans: a sum over the ranks of group failed"; }
+};
 
 class Group {
  public:
@@ -43,7 +49,7 @@ class Group {
     Tensor given = torch::stable::new_empty(like_, {count}, ScalarType::Double);
     std::copy_n(values, count, static_cast<double*>(given.mutable_data_ptr()));
     std::array<StableIValue, 2> stack{torch::stable::detail::from(given), torch::stable::detail::from(*name_)};
-    STABLE_TORCH_ERROR_CODE_CHECK(torch_call_dispatcher(op, "", stack.data(), TORCH_ABI_VERSION));
+    if (torch_call_dispatcher(op, "", stack.data(), TORCH_ABI_VERSION) != 0) throw GroupFailed();
     return torch::stable::detail::to<Tensor>(stack[0]);
   }
 
