@@ -22,6 +22,7 @@ _sixj_blocks = torch.ops.gramian.simplex_sixj_blocks.default
 _sixj_table = torch.ops.gramian.simplex_sixj_table.default
 _threej = torch.ops.gramian.simplex_threej.default
 _UNLIMITED = 1 << 40
+_PIECE = 1 << 16  # symbols at a time: six tensors stacked whole would cost as much as their symbols
 _LARGEST_DENSE = 1 << 31  # bytes
 
 for _name in ("simplex_sixj", "simplex_threej"):
@@ -85,16 +86,18 @@ class ExactSixj(NamedTuple):
         return self.sign * math.sqrt(self.square)
 
 
-def _spins(op: str, named: dict[str, Tensor | int]) -> tuple[Tensor, torch.Size]:
+def _together(op: str, named: dict[str, Tensor | int]) -> tuple[Tensor, ...]:
     given = {name: torch.as_tensor(value) for name, value in named.items()}
     for name, value in given.items():
         if value.is_floating_point() or value.is_complex() or value.dtype == torch.bool:
             kind = str(value.dtype).removeprefix("torch.")
             raise ValueError(f"{op}: {name} must be doubled spins of an integer dtype, got {kind}")
-    together = torch.broadcast_tensors(*(value.long() for value in given.values()))  # type: ignore[no-untyped-call]
-    return torch.stack(together).flatten(1) if together[0].dim() else torch.stack(together).unsqueeze(1), together[
-        0
-    ].shape
+    return tuple(torch.broadcast_tensors(*(value.long() for value in given.values())))  # type: ignore[no-untyped-call]
+
+
+def _spins(op: str, named: dict[str, Tensor | int]) -> tuple[Tensor, torch.Size]:
+    together = _together(op, named)
+    return torch.stack(together).reshape(len(together), -1), together[0].shape
 
 
 def sixj(
@@ -135,9 +138,10 @@ def sixj(
         >>> sixj(2, 2, 4, 2, 2, 4)  # {1 1 2; 1 1 2} = 1/30
         tensor(0.0333, dtype=torch.float64)
     """
-    spins, shape = _spins("sixj", {"j1": j1, "j2": j2, "j3": j3, "l1": l1, "l2": l2, "l3": l3})
-    values: Tensor = _sixj(spins)
-    return values.view(shape)
+    together = _together("sixj", {"j1": j1, "j2": j2, "j3": j3, "l1": l1, "l2": l2, "l3": l3})
+    pieces = zip(*(torch.split(spins.reshape(-1), _PIECE) for spins in together), strict=True)
+    values = [_sixj(torch.stack(piece)) for piece in pieces]
+    return (values[0] if len(values) == 1 else torch.cat(values)).view(together[0].shape)
 
 
 def sixj_family(j2: Tensor | int, j3: Tensor | int, l1: Tensor | int, l2: Tensor | int, l3: Tensor | int) -> SixjFamily:
