@@ -152,7 +152,7 @@ class Calls(torch.utils.data.Dataset):
 @pytest.mark.parametrize("context", ["fork", "spawn"])
 def test_ops_run_in_the_workers_of_a_data_loader(context):
     same(list(Calls()), list(Calls()))  # the parent's threads run before it forks
-    loader = DataLoader(Calls(), batch_size=None, num_workers=2, multiprocessing_context=context)
+    loader = DataLoader(Calls(), batch_size=None, num_workers=1, multiprocessing_context=context)
     same(list(loader), [Calls()[index] for index in range(len(ops.OPS))])
 
 
