@@ -41,7 +41,7 @@ def _wide_norm(x: Tensor) -> Tensor:
 
 def _unit(x: Tensor, size: Tensor) -> Tensor:
     """``x`` over its size; zero where there is nothing left of it: an invariant subspace is complete."""
-    return torch.where(size == 0, 0, x / size).to(x.dtype)
+    return x / torch.where(size == 0, math.inf, size).to(x.dtype)
 
 
 class _Basis:
@@ -60,11 +60,16 @@ class _Basis:
         self.memory[:, self.count] = x
         self.count += 1
 
-    def apart(self, x: Tensor) -> Tensor:
-        """``x`` without its part in the span. Twice is enough."""
-        for _ in range(2 if self.count else 0):
+    def apart(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """``x`` without its part in the span, and its size; once more where much went, whose rounding is left. Twice is enough."""
+        size = _wide_norm(x)
+        for _ in range(2):
+            before = size
             x = torch.baddbmm(x[:, None], (self.rows @ x[..., None]).mT, self.rows, alpha=-1)[:, 0]
-        return x
+            size = _wide_norm(x)
+            if (size > before / 2).all():
+                break
+        return x, size[:, None]
 
 
 def _probable(search: _Search, size: int) -> Tensor:
@@ -116,24 +121,27 @@ def _lanczos(
     start: Tensor,
     search: _Search,
     max_iter: int,
-) -> tuple[Tensor, Tensor]:
-    """Golub-Kahan bidiagonalisation, both bases kept orthogonal; returns left and right vectors ``[batch, top, size]``."""
+) -> Tensor:
+    """Golub-Kahan bidiagonalisation; returns right singular vectors ``[batch, top, size]``.
+
+    The right basis is kept orthogonal by hand, and with it the left one as far as it counts: of ``J V = U B`` the part in which
+    ``U`` would fail is weighed by a small row of ``B``. So no more than the last left vector is kept.
+    """
     batch, eps = start.shape[0], torch.finfo(start.dtype).eps
-    left, right = None, _Basis(start)
+    right = _Basis(start)
     right.append(_unit(start, _wide_norm(start)[:, None]))
     small = torch.zeros(batch, max_iter, max_iter, dtype=torch.float64)
     largest = torch.zeros(batch, 1, dtype=torch.float64)
-    p = q = torch.zeros(batch, 1, 1, dtype=torch.float64)
+    left = beta = q = torch.zeros(batch, 1, dtype=torch.float64)
     for step in range(max_iter):
         u = forward(right.rows[:, -1])
         largest = torch.maximum(largest, _wide_norm(u)[:, None])
-        left = left or _Basis(u)
-        u = left.apart(u)
+        u = torch.addcmul(u, beta.to(u), left.to(u), value=-1)
         alpha = _wide_norm(u)[:, None]
         alpha = torch.where(alpha <= 8 * eps * largest, 0, alpha)
-        left.append(_unit(u, alpha))
-        w = right.apart(transpose(left.rows[:, -1]))
-        beta = _wide_norm(w)[:, None]
+        left = _unit(u, alpha)
+        w = torch.addcmul(transpose(left), alpha.to(u), right.rows[:, -1], value=-1)
+        w, beta = right.apart(w)
         beta = torch.where(beta <= 8 * eps * largest, 0, beta)
         small[:, step, step] = alpha[:, 0]
         finite = (alpha + beta).isfinite()
@@ -145,13 +153,7 @@ def _lanczos(
             break
         small[:, step, step + 1] = beta[:, 0]
         right.append(_unit(w, beta))
-    top = min(search.top, p.shape[-1])
-
-    def vectors(rows: Tensor, turn: Tensor) -> Tensor:
-        return turn[:, :, :top].mT.to(rows.dtype) @ rows
-
-    assert left is not None  # noqa: S101  there was a step
-    return vectors(left.rows, p), vectors(right.rows[:, : left.count], q.mT)
+    return q[:, : search.top].to(start.dtype) @ right.rows
 
 
 def _power(
@@ -160,20 +162,19 @@ def _power(
     start: Tensor,
     search: _Search,
     max_iter: int,
-) -> tuple[Tensor, Tensor]:
+) -> Tensor:
     """Power iteration on the product with the transpose; residuals from that product, over sigma."""
     right = _unit(start, _wide_norm(start)[:, None])
     for step in range(max_iter):
         u = forward(right)
         sigma = _wide_norm(u)[:, None]
-        left = _unit(u, sigma)
-        w = transpose(left)
-        residual = _wide_norm(w - sigma.to(w.dtype) * right)[:, None]
+        w = transpose(_unit(u, sigma))
+        residual = _wide_norm(torch.addcmul(w, sigma.to(w), right, value=-1))[:, None]
         if search.update(step + 1, sigma, residual, (sigma == 0)[:, 0]) or step + 1 == max_iter:
             break
         size = _wide_norm(w)[:, None]
         right = torch.where(size > 0, _unit(w, size), right)
-    return left[:, None], right[:, None]
+    return right[:, None]
 
 
 def solve(
@@ -186,7 +187,8 @@ def solve(
     top: int,
     tol: float,
     max_iter: int,
-) -> tuple[_Search, Tensor, Tensor]:
+) -> tuple[_Search, Tensor]:
+    """The search when it is over, and right singular vectors ``[batch, top, size]``."""
     if method not in ("lanczos", "power"):
         raise ValueError(f"{op}: method must be 'lanczos' or 'power', got {method!r}")
     if top < 1 or (method == "power" and top != 1):
@@ -200,8 +202,13 @@ def solve(
         raise ValueError(f"{op}: tol must be 0 or more, got {tol}")
     search = _Search(start.shape[0], top, tol, start.dtype, method)
     steps = min(max_iter, start.shape[1]) if method == "lanczos" else max_iter
-    left, right = (_lanczos if method == "lanczos" else _power)(forward, transpose, start, search, steps)
-    return search, left, right
+    return search, (_lanczos if method == "lanczos" else _power)(forward, transpose, start, search, steps)
+
+
+def left_vectors(forward: Callable[[Tensor], Tensor], right: Tensor) -> Tensor:
+    """Left singular vectors ``[batch, top, size]`` that belong to right ones."""
+    products = torch.stack([forward(x) for x in right.unbind(1)], 1)
+    return _unit(products, _wide_norm(products)[..., None])
 
 
 def random_start(batch: int, size: int, like: Tensor, seed: int) -> Tensor:

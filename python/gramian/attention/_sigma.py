@@ -9,7 +9,7 @@ from torch import Tensor
 
 from ._linearize import linearize
 from ._ops import Kind, four, is_l2
-from ._search import Method, SingularValues, random_start, result, solve
+from ._search import Method, SingularValues, left_vectors, random_start, result, solve
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -85,6 +85,9 @@ def _of_layer(
     at = linearize(q, k, v, mask=seen, is_causal=is_causal, scale=scale, kind=kind)
     w_in, widths = torch.cat([wq, wk, wv], 1), [wq.shape[1], wk.shape[1], wv.shape[1]]
 
+    inner = x.new_empty(batch, n, sum(widths))  # gradients by q, k and v side by side
+    by_inner = [split(part) for part in torch.split(inner, widths, 2)]
+
     own = torch.arange(batch, device=x.device)
     size = n * width if only is None else width
 
@@ -97,16 +100,17 @@ def _of_layer(
     def transpose(g: Tensor) -> Tensor:
         g = g.view(batch, n, -1)
         g = g if keep is None else g.masked_fill(~keep, 0)
-        parts = at.vjp(split(g if wo is None else g @ wo.mT))
-        gx = torch.cat([joined(part) for part in parts], 2) @ w_in.mT
+        for columns, part in zip(by_inner, at.vjp(split(g if wo is None else g @ wo.mT)), strict=True):
+            columns.copy_(part)
+        gx = inner @ w_in.mT
         return gx[own, only] if only is not None else gx.reshape(batch, -1)
 
-    search, left, right = solve(
+    search, right = solve(
         op, forward, transpose, random_start(batch, size, x, seed), method=method, top=top, tol=tol, max_iter=max_iter
     )
     return result(
         search,
-        torch.unflatten(left, 2, (n, -1)) if vectors else None,
+        torch.unflatten(left_vectors(forward, right), 2, (n, -1)) if vectors else None,
         torch.unflatten(right, 2, (n, width)) if vectors else None,
         x,
         (batch,),
@@ -161,7 +165,7 @@ def sigma(
         scale: ``c`` of the scores; None: ``1 / sqrt(d)``.
         kind: ``"dot"`` or ``"l2"``.
         padded_rows: count the output rows of padded tokens as well. They are left out by default; the numbers differ.
-        method: ``"lanczos"``: Golub-Kahan-Lanczos with both bases reorthogonalised; ``"power"``: power iteration on ``JᵀJ``.
+        method: ``"lanczos"``: Golub-Kahan-Lanczos with reorthogonalisation; ``"power"``: power iteration on ``JᵀJ``.
         top: how many singular values, largest first (1 with ``"power"``). A multiple one counts once.
         tol: stop when every residual is at most ``tol`` times its value.
         max_iter: products with ``J`` and with its transpose at most.
@@ -298,7 +302,7 @@ def op_sigma(
         out = g.view(*shapes[0][:3], shapes[2][3])
         return torch.cat([part.reshape(units, -1) for part in at.vjp(out)], 1)
 
-    search, _, _ = solve(
+    search, _ = solve(
         op,
         forward,
         transpose,
