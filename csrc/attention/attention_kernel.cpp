@@ -112,9 +112,10 @@ void rows_by_rows(std::int64_t padded, const T* x, const T* y, std::int64_t dept
   constexpr int kRows = kTileRows<T>;
   for (std::int64_t i = 0; i < padded; i += kRows) {
     T sums[kRows] = {};
+    for (int r = 0; r < kRows && accumulate; ++r) sums[r] = to[i + r];
     for (std::int64_t f = i * depth; f < (i + kRows) * depth; f += kRows)
       for (int r = 0; r < kRows; ++r) sums[r] += x[f + r] * y[f + r];
-    for (int r = 0; r < kRows; ++r) to[i + r] = accumulate ? sums[r] + to[i + r] : sums[r];
+    for (int r = 0; r < kRows; ++r) to[i + r] = sums[r];
   }
 }
 
@@ -230,7 +231,7 @@ void mix_out(const Block& b, const T* mix, std::int64_t features, const Scratch<
   alignas(64) T tile[kRows * kCols];
   for (std::int64_t f = 0; f < features; f += kCols)
     for (std::int64_t i = 0; i < b.rows; i += kRows) {
-      product(scratch.packed_out + i * features, mix + f * features, features, false, tile);
+      product<T>(scratch.packed_out + i * features, mix + f * features, nullptr, nullptr, features, tile);
       const Block row{0, b.rows - i < kRows ? b.rows - i : kRows, kRows, 0};
       unpack<T>(row, tile, features - f < kCols ? features - f : kCols, scratch.mixed + i * features + f, features);
     }

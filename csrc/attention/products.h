@@ -78,10 +78,16 @@ void pack_by_rows(const Rows& source, std::int64_t first, std::int64_t rows, std
   }
 }
 
-// Alone in its loop: next to what surrounds it the compiler would keep an accumulator in memory.
+// tile = rows cols^T (+ rows2 cols2^T), from panels of rows and of keys. Alone in its function: next to what surrounds it the
+// compiler would keep an accumulator in memory.
 template <class T>
-__attribute__((noinline)) void product(const T* rows, const T* cols, std::int64_t depth, bool accumulate, T* tile) {
-  multiply_tile<T>(rows, cols, depth, accumulate, tile);
+__attribute__((noinline)) void product(const T* rows, const T* cols, const T* rows2, const T* cols2, std::int64_t depth,
+                                       T* tile) {
+  constexpr int kRows = kTileRows<T>;
+  Sums<T, kRows> sums;
+  multiply<1, kRows>(rows, cols, depth, sums);
+  if (rows2 != nullptr) multiply<1, kRows>(rows2, cols2, depth, sums);
+  store_sums(sums, tile);
 }
 
 // Tiles of x yᵀ (+ x2 y2ᵀ), from panels of rows and panels of keys, for `strips` strips of keys: tile (j, i) goes to `to` as a part
@@ -92,8 +98,8 @@ GRAMIAN_INLINE void rows_by_keys(std::int64_t padded, std::int64_t strips, const
   constexpr int kRows = kTileRows<T>, kCols = kTileCols<T>;
   for (std::int64_t j = 0; j < strips; ++j)
     for (std::int64_t i = 0; i < padded; i += kRows, to += kRows * kCols) {
-      product(x + i * depth, y + j * kCols * depth, depth, false, to);
-      if (x2 != nullptr) product(x2 + i * depth, y2 + j * kCols * depth, depth, true, to);
+      product(x + i * depth, y + j * kCols * depth, x2 == nullptr ? nullptr : x2 + i * depth,
+              x2 == nullptr ? nullptr : y2 + j * kCols * depth, depth, to);
       finish(j, i, to);
     }
 }
