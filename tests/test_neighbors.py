@@ -438,6 +438,23 @@ def test_both_sides_of_a_sweep_have_the_bits_of_two_searches(isa, dtype, metric)
             assert (found.indices[:, there:] == -1).all()
 
 
+@pytest.mark.parametrize("metric", ["euclidean", "sqeuclidean", "cosine", "chebyshev", "ip"])
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_both_sides_within_reach_are_those_without_that_lie_nearer(isa, dtype, metric):
+    x, y = rows(300, 20, dtype=dtype).round(), rows(200, 20, dtype=dtype, seed=1).round()  # ties
+    whole, sign = knn_both(x, y, 5, metric=metric), -1 if metric == "ip" else 1
+    for places in (torch.randint(5, (500,), generator=torch.Generator().manual_seed(2)), torch.zeros(500).long()):
+        reach = tuple(
+            near.distances.gather(1, place[:, None])[:, 0]
+            for near, place in zip(whole, places.split([300, 200]), strict=True)
+        )
+        reach[0][:3] = torch.tensor([sign * torch.inf, -sign * torch.inf, 0])
+        for found, near, limit in zip(knn_both(x, y, 5, metric=metric, reach=reach), whole, reach, strict=True):
+            beyond = sign * near.distances > sign * limit[:, None]
+            assert torch.equal(found.indices, near.indices.masked_fill(beyond, -1))
+            assert torch.equal(found.distances, near.distances.masked_fill(beyond, sign * torch.inf))
+
+
 def test_both_sides_in_bfloat16_have_the_bits_of_two_searches():
     x, y = rows(4200, 64), rows(4300, 64, seed=1) + 0.5
     check_thread_counts_agree(lambda: torch.cat([near.distances for near in knn_both(x, y, 2)]))
@@ -499,6 +516,11 @@ def test_both_sides_refuses_in_its_name():
         ((x, x[:, :2], 1), "knn_both: y must be [..., m, d] with the leading sizes and d of x, (4, 3), got (4, 2)"),
         ((x, x.double(), 1), "knn_both: y must have the dtype of x (float32), got float64"),
         ((x, x, 0), "knn_both: k must be positive, got 0"),
+        (
+            (x, x, 1, "ip", x[:3, 0]),
+            "knn_both: x_reach must be [4] float32 on the device of x, got (3,) float32",
+        ),
+        ((x, x, 1, "ip", None, x[:, 0] * torch.nan), "knn_both: y_reach must be numbers, got NaN for row 0"),
         (
             (x, x, 1, "manhattan"),
             "knn_both: metric must be euclidean, sqeuclidean, cosine, chebyshev or ip, got manhattan",

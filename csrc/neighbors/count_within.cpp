@@ -23,23 +23,12 @@ void count(const Rows& x, const std::optional<Rows>& y, Metric metric, Sweep swe
   const PairSet<T> set(kOp, x, y, metric, sweep);
   const Pairs<T>& pairs = set.pairs();
   const std::int64_t n = x.rows, m = pairs.y.rows.rows;
-  constexpr double kEps = std::numeric_limits<T>::epsilon();
   std::vector<T> inside(static_cast<std::size_t>(n + kPadding), std::numeric_limits<T>::infinity());
   std::vector<T> not_beyond = inside;
   for (std::size_t i = 0; i < static_cast<std::size_t>(n); ++i) {
     counts[i] = itself && radius[i] >= 0 ? 1 : 0;
-    // The score that the radius stands for. Beside the error of a pair's score, it and the distance that is compared with
-    // the radius are rounded.
-    double score = -static_cast<double>(radius[i]), slack = 0;
-    if (is_euclidean(metric)) {
-      const double norm = set.x_data().norm[i], r = radius[i] * pairs.unit;
-      const double square = metric == Metric::euclidean ? r * std::abs(r) : r * pairs.unit;
-      score = (norm * norm - square) / 2;
-      slack = static_cast<double>(set.slack()[i]) + 2 * kEps * (norm * norm + std::abs(square));
-    } else if (metric == Metric::cosine) {
-      score += 1;
-      slack = static_cast<double>(set.slack()[i]) + 4 * kEps;
-    }
+    const auto [score, rounding] = set.score_at(set.x_data(), i, radius[i]);
+    const double slack = static_cast<double>(set.slack()[i]) + rounding;
     const bool everywhere = radius[i] == std::numeric_limits<T>::infinity();
     inside[i] = everywhere ? -radius[i] : static_cast<T>(score + slack);
     not_beyond[i] = everywhere ? -radius[i] : static_cast<T>(score - slack);

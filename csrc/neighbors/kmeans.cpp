@@ -17,16 +17,19 @@ struct Options {
   bool spherical, relocate;
 };
 
-// What centres are made of: of each cluster the sum of its points [d] and of their weights, and how many have weight.
+// What centres are made of: of each cluster the sum of its points [d] and of their weights, and how many have weight. Beside
+// them, so that ranks talk once a round, how many points moved, and whether sums are made of differences.
 struct Totals {
   std::int64_t k, d;
   std::vector<double> values;
 
   Totals(std::int64_t k_given, std::int64_t d_given)
-      : k(k_given), d(d_given), values(static_cast<std::size_t>(k * (d + 2))) {}
+      : k(k_given), d(d_given), values(static_cast<std::size_t>(k * (d + 2) + 2)) {}
   double* sum(std::int64_t j) { return values.data() + j * d; }
   double& weight(std::int64_t j) { return values[static_cast<std::size_t>(k * d + j)]; }
   double& count(std::int64_t j) { return values[static_cast<std::size_t>(k * (d + 1) + j)]; }
+  double& moved() { return values[values.size() - 2]; }
+  double& differences() { return values.back(); }
 };
 
 template <class T>
@@ -60,12 +63,13 @@ class Lloyd {
     const double enough = options_.tol * variance();
     for (std::int64_t round = 1; round <= options_.max_iter; ++round) {
       assign();
-      if (!collect_moves()) {
-        if (fresh_ || !renew_centers()) return round;
+      const bool were_stale = stale_;
+      add_moves();
+      if (totals().moved() == 0 && !were_stale) {
+        if (totals().differences() == 0 || !renew_centers()) return round;
         --round;
         continue;
       }
-      add_moves();
       if (options_.relocate) relocate();
       if (move_centers() <= enough && enough > 0) {
         assign();
@@ -221,9 +225,10 @@ class Lloyd {
   bool collect_moves() {
     std::int64_t moved = 0;
     for (std::size_t i = 0; i < next_.size(); ++i) moved += next_[i] != labels_[i];
-    const double moved_all = group_.sum(static_cast<double>(moved));
-    if (moved_all == 0 && !stale_) return false;
-    fresh_ = stale_ || 2 * moved_all > n_all_ || ++rounds_since_renewal_ >= kSumRounds;
+    own_.moved() = static_cast<double>(moved);
+    if (moved == 0 && !stale_) return false;
+    fresh_ = stale_ || 2 * moved > n_ || ++rounds_since_renewal_ >= kSumRounds;
+    own_.differences() = fresh_ ? 0 : 1;
     offsets_.assign(size(k_ + 1), 0);
     const auto each = [&](auto&& visit) {
       for (std::size_t i = 0; i < next_.size(); ++i) {
@@ -246,8 +251,18 @@ class Lloyd {
 
   // Each worker owns whole sums and adds to them in the order of the points, so no bit depends on the number of workers.
   void add_moves() {
+    if (collect_moves()) add_collected();
+    if (!group_.alone()) {
+      all_ = own_;
+      group_.sum(all_.values.data(), static_cast<std::int64_t>(all_.values.size()));
+    }
+    labels_ = next_;
+    stale_ = false;
+  }
+
+  void add_collected() {
     if (fresh_) {
-      std::fill(own_.values.begin(), own_.values.end(), 0);
+      std::fill_n(own_.values.begin(), k_ * (d_ + 2), 0);
       rounds_since_renewal_ = 0;
     }
     const std::int64_t slices = block_count(d_, kSumFeatures);
@@ -267,18 +282,11 @@ class Lloyd {
         own_.weight(j) += member < 0 ? -weight : weight;
         if (weight > 0) own_.count(j) += member < 0 ? -1 : 1;
       }
-    if (!group_.alone()) {
-      all_ = own_;
-      group_.sum(all_.values.data(), static_cast<std::int64_t>(all_.values.size()));
-    }
-    labels_ = next_;
-    stale_ = false;
   }
 
   // The means of a result are sums of its points, not of differences. False if that moves no centre.
   bool renew_centers() {
     stale_ = true;
-    collect_moves();
     add_moves();
     return move_centers() > 0;
   }

@@ -159,6 +159,12 @@ struct Lists {
   bool both_sides = false;      // in a full sweep: of the rows of y, those of x
 };
 
+// With Lists::both_sides, how far neighbours may lie: of each row of x, of each row of y. Null: anywhere.
+template <class T>
+struct Reach {
+  const T *of_x = nullptr, *of_y = nullptr;
+};
+
 // The candidates of the rows of one side, in one set or several.
 template <class T>
 struct ListSets {
@@ -191,8 +197,12 @@ template <class T>
 class Search {
  public:
   Search(const Rows& x, const std::optional<Rows>& y, Metric metric, Sweep sweep, bool exclude_self, std::int64_t k,
-         bool allow_bf16 = true, const Lists& keep = {})
-      : keep_(keep), set_(kKnn, x, y, metric, sweep), x_rows_(x.rows), y_rows_(set_.pairs().y.rows.rows) {
+         bool allow_bf16 = true, const Lists& keep = {}, const Reach<T>& reach = {})
+      : keep_(keep),
+        reach_(reach),
+        set_(kKnn, x, y, metric, sweep),
+        x_rows_(x.rows),
+        y_rows_(set_.pairs().y.rows.rows) {
     problem_ = {set_.pairs(), k, (k + std::max<std::int64_t>(k, 16) + 15) / 16 * 16, keep.train, nullptr};
     if (sweep == Sweep::symmetric) problem_.turned = &problem_;
     if (keep.both_sides) {
@@ -223,6 +233,8 @@ class Search {
     if (keep_.both_sides) {
       finish(problem_, lists_, 0, 1, distances[0], indices[0]);
       finish(turned_, turned_lists_, 0, 1, distances[1], indices[1]);
+      if (reach_.of_x != nullptr) drop_beyond(problem_, reach_.of_x, distances[0], indices[0]);
+      if (reach_.of_y != nullptr) drop_beyond(turned_, reach_.of_y, distances[1], indices[1]);
       return;
     }
     finish(problem_, lists_, kAfter, 2, distances[0], indices[0]);
@@ -265,6 +277,26 @@ class Search {
         kernel.finish(problem, lists.of(first), i, sets, lists.stride(), scratch.of(worker), distances + i * problem.k,
                       indices + i * problem.k);
     });
+  }
+
+  // Where scores begin that may be of pairs within reach.
+  void start_within(const KnnProblem<T>& problem, const SideData<T>& side, const T* reach, ListSets<T>& lists) const {
+    for (std::size_t i = 0; i < static_cast<std::size_t>(lists.rows); ++i) {
+      const auto [score, rounding] = set_.score_at(side, i, reach[i]);
+      const double least = score - rounding - static_cast<double>(problem.slack[i]);
+      if (std::isfinite(least)) lists.threshold[i] = static_cast<T>(least);
+    }
+  }
+
+  static void drop_beyond(const KnnProblem<T>& problem, const T* reach, T* distances, std::int64_t* indices) {
+    const bool product = problem.metric == Metric::ip;
+    const T nowhere = product ? -std::numeric_limits<T>::infinity() : std::numeric_limits<T>::infinity();
+    for (std::int64_t i = 0; i < problem.x.rows.rows; ++i)
+      for (std::int64_t e = i * problem.k; e < (i + 1) * problem.k; ++e) {
+        if (product ? distances[e] >= reach[i] : distances[e] <= reach[i]) continue;
+        distances[e] = nowhere;
+        indices[e] = -1;
+      }
   }
 
   // The bfloat16 product is twice as fast, and its scores err by |x - x'||y| + |x'||y - y'| more (x' the rounded row). It
@@ -346,6 +378,8 @@ class Search {
                                         std::max<std::int64_t>(block_count(y_rows_, y_block_), 1));
     lists_.allot(keep_.past ? kHeldOut + 1 : parts_, x_rows_, problem_.capacity);
     if (keep_.both_sides) turned_lists_.allot(1, y_rows_, turned_.capacity);
+    if (reach_.of_x != nullptr) start_within(problem_, set_.x_data(), reach_.of_x, lists_);
+    if (reach_.of_y != nullptr) start_within(turned_, set_.y_data(), reach_.of_y, turned_lists_);
     if (keep_.train != nullptr) {
       T* const threshold = lists_.of(kHeldOut).threshold;
       for (std::int64_t i = 0; i < x_rows_; ++i)
@@ -364,6 +398,7 @@ class Search {
   }
 
   Lists keep_;
+  Reach<T> reach_;
   PairSet<T> set_;
   bool bf16_ = false;
   std::int64_t x_rows_, y_rows_, x_block_ = 0, y_block_ = 0, x_blocks_ = 0, parts_ = 1;

@@ -5,6 +5,7 @@
 #include <limits>
 #include <optional>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "core/tensor.h"
@@ -91,6 +92,22 @@ class PairSet {
   const SideData<T>& y_data() const { return y_data_ ? *y_data_ : *x_data_; }
   bool self() const { return !y_data_; }
   const std::vector<T>& slack() const { return slack_; }
+
+  // The score that a distance from row i of a side stands for; and how far from it the score may lie of a pair whose returned
+  // distance is that one, beside the slack of a pair's score: it and the distance are rounded.
+  std::pair<double, double> score_at(const SideData<T>& from, std::size_t i, T distance) const {
+    constexpr double kEps = std::numeric_limits<T>::epsilon();
+    const double given = static_cast<double>(distance), unit = pairs_.unit;
+    switch (pairs_.metric) {
+      case Metric::chebyshev: return {-given, 0};
+      case Metric::cosine: return {1 - given, 4 * kEps};
+      case Metric::ip: return {given * unit * unit, 4 * kEps * std::abs(given) * unit * unit};
+      default: break;
+    }
+    const double scaled = given * unit, square = from.norm[i] * from.norm[i];
+    const double apart = pairs_.metric == Metric::euclidean ? scaled * std::abs(scaled) : scaled * unit;
+    return {(square - apart) / 2, 2 * kEps * (square + std::abs(apart))};
+  }
 
   // The same pairs seen from y, without a slack.
   Pairs<T> turned() const {

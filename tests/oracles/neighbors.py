@@ -127,13 +127,26 @@ def neighbors_knn_pass(args, got):
 def _both_arguments(draw):
     dtype, d = draw.dtype(halves=True), draw.size()
     x, y = (draw.values(draw.size(), d, dtype=dtype) for _ in range(2))
-    return x, y, int(draw.rng.integers(1, 9)), draw.choice(METRICS)
+    k, metric = int(draw.rng.integers(1, 9)), draw.choice(METRICS)
+    if draw.chance(0.5):
+        return x, y, k, metric
+    wide = torch.promote_types(dtype, torch.float32)
+    return x, y, k, metric, *(draw.values(len(side), dtype=wide) for side in (x, y))
 
 
 @op(_both_arguments, _DISTANCE_BOUND, finite=True)
 def neighbors_knn_both(args, got):
-    x, y, k, metric = args
-    ratio, sign = 0.0, -1 if metric == "ip" else 1
+    x, y, k, metric, *reach = args
+    sign = -1 if metric == "ip" else 1
+    if reach:  # what is there without, but for what lies beyond
+        whole = torch.ops.gramian.neighbors_knn_both(*args[:4])
+        for side, limit in enumerate(reach):
+            distances, indices = whole[2 * side : 2 * side + 2]
+            beyond = sign * distances > sign * limit[:, None]
+            assert torch.equal(got[2 * side], distances.masked_fill(beyond, sign * torch.inf))
+            assert torch.equal(got[2 * side + 1], indices.masked_fill(beyond, -1))
+        got = whole
+    ratio = 0.0
     for (a, b), found in (((x, y), got[:2]), ((y, x), got[2:])):
         table, slack = _table(a, b, metric)
         padding = ((0, 0), (0, max(0, k - len(b))))  # columns that nobody may take

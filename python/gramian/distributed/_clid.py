@@ -145,13 +145,14 @@ def _learnability_and_dimension(
 
 def _pass(ranks: Ranks, x: Tensor, k: int, rows: Sequence[int]) -> tuple[Neighbors, Neighbors]:
     """Return the nearest of all other rows, and of those before: in rows of this rank, then by meeting those of others."""
-    start, reach = starts_of(rows)[ranks.rank], min(k, len(x) - 1)
-    if reach < 1:
+    met_by = ranks.meetings([x], rows)
+    start, here = starts_of(rows)[ranks.rank], min(k, len(x) - 1)
+    if here < 1:
         others, past = (search(x, k, x[:0], "euclidean", start) for _ in range(2))
     else:
-        near = knn_pass(x, reach)
+        near = knn_pass(x, here)
         others, past = (fill(part, k, start, largest=False) for part in (near.others, near.past))
-    for part in meetings(ranks, x, k, "euclidean", rows):
+    for part in meetings(ranks, met_by, x, k, "euclidean", rows, (past, others)):
         for found in (others, past) if part.rank < ranks.rank else (others,):
             merged = merge(Neighbors(*(t[part.rows] for t in found)), part.near, k, largest=False)
             found.distances[part.rows], found.indices[part.rows] = merged

@@ -12,7 +12,7 @@ from gramian.neighbors import knn as local_knn
 from gramian.neighbors._knn import knn_both
 from gramian.neighbors._knn import merge as merge_by_sorting
 
-from ._ranks import Ranks, rows_of
+from ._ranks import Meeting, Ranks, rows_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -87,19 +87,34 @@ class Part(NamedTuple):
 
 
 def meetings(
-    ranks: Ranks, x: Tensor, k: int, metric: str, rows: Sequence[int], *, causal: bool = False
+    ranks: Ranks,
+    met_by: Iterator[Meeting],
+    x: Tensor,
+    k: int,
+    metric: str,
+    rows: Sequence[int],
+    lists: tuple[Neighbors, Neighbors],
+    *,
+    causal: bool = False,
 ) -> Iterator[Part]:
-    """Yield, for this rank's rows, their neighbours among the rows of every other rank (``causal``: of every lower one)."""
+    """Yield, for this rank's rows, their neighbours among the rows of every other rank (``causal``: of every lower one).
+
+    ``lists``: where those of lower and those of higher ranks go. What lies farther than their last ones does not come.
+    """
     starts, here, largest = starts_of(rows), ranks.rank, metric == "ip"
     wide = torch.promote_types(x.dtype, torch.float32)
-    for met in ranks.meetings([x], rows):
+    lower, higher = lists
+    of_all = [torch.split(ranks.gather_rows(near.distances[:, -1].contiguous(), rows), list(rows)) for near in lists]
+    for met in met_by:
+        low = met.owner < here
         forth, back = _meet(
             x[met.mine],
             met.held[0],
             k,
             metric,
-            forth=not causal or met.owner < here,
-            back=not causal or met.owner > here,
+            ((lower if low else higher).distances[met.mine, -1], of_all[low][met.owner][met.theirs]),
+            forth=not causal or low,
+            back=not causal or not low,
         )
         give, take = [], []
         if back is not None:
@@ -116,10 +131,10 @@ def meetings(
 
 
 def _meet(
-    x: Tensor, y: Tensor, k: int, metric: str, *, forth: bool, back: bool
+    x: Tensor, y: Tensor, k: int, metric: str, reach: tuple[Tensor, Tensor], *, forth: bool, back: bool
 ) -> tuple[Neighbors | None, Neighbors | None]:
     if forth and back and x.device.type == "cpu":
-        return knn_both(x, y, k, metric=metric)
+        return knn_both(x, y, k, metric=metric, reach=reach)
     return (
         search(x, k, y, metric, 0) if forth else None,
         search(y, k, x, metric, 0) if back else None,
@@ -160,7 +175,7 @@ def knn(
         RankError: a rank died or was silent for longer than the group's timeout.
 
     Cost:
-        On each of ``R`` ranks ``n^2 d / R`` flops (``2 n m d / R`` with ``y``); ``n d / 2`` numbers sent and ``n k / 2`` distances
+        On each of ``R`` ranks ``n^2 d / R`` flops (``2 n m d / R`` with ``y``); ``n d / 2`` numbers sent, ``n`` distances, and ``n k / 2`` distances
         and indices (``m d`` with ``y``). Memory: three shards, and lists. `knn_cost` says how long that takes.
 
     Accuracy:
@@ -233,13 +248,14 @@ def among_themselves(
     ranks: Ranks, x: Tensor, k: int, metric: str, rows: Sequence[int], *, exclude_self: bool, causal: bool
 ) -> Neighbors:
     largest, start = metric == "ip", starts_of(rows)[ranks.rank]
-    reach = min(k, len(x) - (exclude_self or causal))
-    if reach < 1:
+    met_by = ranks.meetings([x], rows)
+    here = min(k, len(x) - (exclude_self or causal))
+    if here < 1:
         found = search(x, k, x[:0], metric, start)
     else:
-        near = local_knn(x, reach, metric=metric, exclude_self=exclude_self, causal=causal)
+        near = local_knn(x, here, metric=metric, exclude_self=exclude_self, causal=causal)
         found = fill(near, k, start, largest=largest)
-    for part in meetings(ranks, x, k, metric, rows, causal=causal):
+    for part in meetings(ranks, met_by, x, k, metric, rows, (found, found), causal=causal):
         merged = merge(Neighbors(*(t[part.rows] for t in found)), part.near, k, largest=largest)
         found.distances[part.rows], found.indices[part.rows] = merged
     return found

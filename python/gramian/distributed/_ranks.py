@@ -195,26 +195,43 @@ class Ranks:
     def ring(self, own: Sequence[Tensor], rows: Sequence[int], steps: int) -> Iterator[tuple[int, Sequence[Tensor]]]:
         """Yield the tensors of this rank, then those of the ranks after it, each with its rank; ``steps`` in all.
 
-        While the caller works with those of one rank, those of the next are on their way.
+        While the caller works with those of one rank, those of the next are on their way: the first from the call on.
         """
         held = [t.contiguous() for t in own]
+        return self._go_round(held, rows, steps, self._pass_on(held, rows, 0, steps))
+
+    def _pass_on(
+        self, held: Sequence[Tensor], rows: Sequence[int], step: int, steps: int
+    ) -> tuple[Sequence[Tensor], list[dist.Work]]:
+        """Begin to send what is held to the rank before, and to take what the one after holds."""
+        if step + 1 == steps:
+            return held, []
+        coming = [t.new_empty((rows[(self.rank + step + 1) % self.size], *t.shape[1:])) for t in held]
+        return coming, self.exchange(held, self.rank - 1, coming, self.rank + 1)
+
+    def _go_round(
+        self,
+        held: Sequence[Tensor],
+        rows: Sequence[int],
+        steps: int,
+        begun: tuple[Sequence[Tensor], list[dist.Work]],
+    ) -> Iterator[tuple[int, Sequence[Tensor]]]:
         for step in range(steps):
-            owner, following = (self.rank + step) % self.size, (self.rank + step + 1) % self.size
-            coming, waiting = held, []
-            if step + 1 < steps:
-                coming = [t.new_empty((rows[following], *t.shape[1:])) for t in own]
-                waiting = self.exchange(held, self.rank - 1, coming, self.rank + 1)
-            yield owner, held
+            coming, waiting = begun if step == 0 else self._pass_on(held, rows, step, steps)
+            yield (self.rank + step) % self.size, held
             self.wait(waiting, self.rank - 1, self.rank + 1)
             held = coming
 
     def meetings(self, own: Sequence[Tensor], rows: Sequence[int]) -> Iterator[Meeting]:
-        """Yield meetings with the tensors of other ranks, so that any two shards meet once.
+        """Yield meetings with the tensors of other ranks, so that any two shards meet once; they travel from the call on.
 
         They travel half the ring. Where the number of ranks is even, the two that lie opposite each other both hold both shards,
         and share the work: the lower one takes half of its own rows, the upper one the other half.
         """
-        for owner, held in self.ring(own, rows, self.size // 2 + 1):
+        return self._meet_along(self.ring(own, rows, self.size // 2 + 1), rows)
+
+    def _meet_along(self, ring: Iterator[tuple[int, Sequence[Tensor]]], rows: Sequence[int]) -> Iterator[Meeting]:
+        for owner, held in ring:
             if owner == self.rank:
                 continue
             step = (owner - self.rank) % self.size

@@ -273,7 +273,9 @@ class KnnBoth(NamedTuple):
     of_y: Neighbors
 
 
-def knn_both(x: Tensor, y: Tensor, k: int, *, metric: str = "euclidean") -> KnnBoth:
+def knn_both(
+    x: Tensor, y: Tensor, k: int, *, metric: str = "euclidean", reach: tuple[Tensor, Tensor] | None = None
+) -> KnnBoth:
     r"""Exact ``k`` nearest neighbours of two sets in each other, in one sweep.
 
     A tile of the product serves the lists of its rows and of its columns, so two searches cost little more than one. What precision
@@ -284,14 +286,16 @@ def knn_both(x: Tensor, y: Tensor, k: int, *, metric: str = "euclidean") -> KnnB
         y: ``[m, d]``, dtype and device of ``x``. May have no rows.
         k: neighbours a row, from 1.
         metric: as for `knn`.
+        reach: ``[n]`` and ``[m]``, in the dtype of distances: neighbours of a row that lie farther are left out (``"ip"``: whose product
+            is smaller). Where the k-th distance among other rows is known, the sweep passes over nearly all that cannot improve on it.
 
     Returns:
         ``KnnBoth(of_x, of_y)``: what ``knn(x, k, y)`` and ``knn(y, k, x)`` give, to the bit, ``[n, k]`` and ``[m, k]``; where there are fewer
-        than ``k`` rows to choose from, index -1 at distance ``inf`` (``"ip"``: ``-inf``).
+        than ``k`` rows to choose from, or within ``reach``, index -1 at distance ``inf`` (``"ip"``: ``-inf``).
 
     Raises:
         ValueError: wrong shape, dtype or device; ``k`` not positive; unknown ``metric``; a NaN or an infinity (the first such row is
-            named).
+            named); a NaN in ``reach``.
 
     Cost:
         ``2 n m d`` flops, where two searches take twice that. Memory: the lists of `knn`, of both sides.
@@ -309,7 +313,8 @@ def knn_both(x: Tensor, y: Tensor, k: int, *, metric: str = "euclidean") -> KnnB
         >>> [near.indices[:, 0].tolist() for near in found]
         [[0, 1], [0, 1, 1]]
     """
-    found = _knn_both(x.detach(), y.detach(), k, metric)
+    of_x, of_y = (None, None) if reach is None else (side.detach() for side in reach)
+    found = _knn_both(x.detach(), y.detach(), k, metric, of_x, of_y)
     return KnnBoth(Neighbors(found[0], found[1]), Neighbors(found[2], found[3]))
 
 
