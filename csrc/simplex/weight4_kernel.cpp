@@ -9,26 +9,6 @@ namespace {
 
 constexpr int kN = kLanes<double>;
 
-// The angle of the point (x, y), y > 0, in (0, pi), to about 2 units in the last place: pi/2 less the arc tangent of x / y. The
-// argument of that is turned by pi/4 or pi/2 to at most tan(pi/8) in size, where a minimax polynomial errs by 7e-18.
-GRAMIAN_INLINE f64xN angle_of(f64xN y, f64xN x) {
-  constexpr double kQuarter = 0.78539816339744830962, kTurn = 0.41421356237309504880;
-  const f64xN across = -nonpositive(x), low = lower(across, y), high = across > y ? across : y;
-  const auto beyond = across > y, between = low > high * kTurn;
-  const f64xN over = between ? across - y : beyond ? -y : across, under = between ? across + y : high;
-  const f64xN offset = between ? broadcast(kQuarter) : beyond ? broadcast(2 * kQuarter) : f64xN{};
-  constexpr double c[] = {-0.3333333333333333,  0.1999999999999552,  -0.14285714284666542, 0.11111111015256361,
-                          -0.09090904578123903, 0.07692183190826087, -0.06664511447381948, 0.05858148912802203,
-                          -0.05085449737940227, 0.03923165829558635, -0.01917688711906133};
-  // Pairs first (Estrin): ten arc tangents one after the other wait for each other's results less than by Horner's rule.
-  const f64xN t = over / under, z = t * t, z2 = z * z, z4 = z2 * z2;
-  const f64xN head = (c[0] + c[1] * z) + z2 * (c[2] + c[3] * z), body = (c[4] + c[5] * z) + z2 * (c[6] + c[7] * z),
-              tail = (c[8] + c[9] * z) + z2 * c[10];
-  const f64xN inner = t + t * (z * (head + z4 * (body + z4 * tail)));
-  const f64xN half = broadcast(2 * kQuarter);
-  return x < 0 ? half + offset + inner : half - offset - inner;
-}
-
 #if defined(__AVX__) && !defined(__AVX512F__)
 
 // Four rows of four, transposed in place.
@@ -89,8 +69,12 @@ GRAMIAN_INLINE void write_edges(f64xN* from, double* to) {
 struct Lanes {
   using Value = f64xN;
   GRAMIAN_INLINE static f64xN root(f64xN v) { return gramian::GRAMIAN_ISA::root(v); }
-  GRAMIAN_INLINE static f64xN angle(f64xN y, f64xN x) { return angle_of(y, x); }
+  GRAMIAN_INLINE static f64xN lower(f64xN v, f64xN w) { return gramian::GRAMIAN_ISA::lower(v, w); }
+  GRAMIAN_INLINE static f64xN size(f64xN v) { return -nonpositive(v); }
   GRAMIAN_INLINE static f64xN number(double v) { return broadcast(v); }
+  GRAMIAN_INLINE static f64xN turned(f64xN v, f64xN by) {
+    return bit_cast<f64xN>(bit_cast<i64xN>(v) ^ (bit_cast<i64xN>(by) & INT64_MIN));
+  }
 };
 
 struct Simplices {
@@ -101,26 +85,31 @@ struct Simplices {
 GRAMIAN_INLINE Simplices read(const double* lengths, bool squared) {
   Simplices s;
   f64xN d[10];
-  auto proper = broadcast(0.0) == 0;
+  i64xN signs = {};
   read_edges(lengths, s.length);
 #pragma GCC unroll 10
   for (int e = 0; e < kEdges4; ++e) {
-    proper &= s.length[e] > 0;
+    signs |= bit_cast<i64xN>(s.length[e]);
     d[e] = squared ? s.length[e] : s.length[e] * s.length[e];
   }
-  s.geometry = geometry<Lanes>(d, proper);
+  s.geometry = geometry<Lanes>(d, signs >= 0);  // a length of zero has a minor of zero
   return s;
 }
 
 GRAMIAN_INLINE void forward_lanes(const double* lengths, const double* labels, bool squared, double* action,
                                   double* log_volume) {
   const Simplices s = read(lengths, squared);
-  f64xN sum = {}, label[10];
+  f64xN sum = {}, label[10], u[10], sign[10];
   read_edges(labels, label);
 #pragma GCC unroll 10
-  for (int e = 0; e < kEdges4; ++e) sum += label[e] * dihedral(s.geometry, e);
+  for (int e = 0; e < kEdges4; ++e) {
+    const Turned<Lanes> t = turned(s.geometry, e);
+    u[e] = t.over / t.under, sign[e] = t.sign;
+  }
+#pragma GCC unroll 1
+  for (int e = 0; e < kEdges4; ++e) sum += label[e] * dihedral(s.geometry, e, u[e], sign[e]);
   store(action, sum);
-  store(log_volume, log<double>(s.geometry.volume));
+  store(log_volume, log<double>(0.25 * s.geometry.volume));
 }
 
 GRAMIAN_INLINE void backward_lanes(const double* lengths, const double* labels, bool squared, f64xN by_action,
@@ -130,7 +119,7 @@ GRAMIAN_INLINE void backward_lanes(const double* lengths, const double* labels, 
   read_edges(labels, label);
   pull_back(
       s.geometry, by_action, by_log, [&](int e) { return label[e]; }, [&](int e, f64xN v) { by_label[e] = v; },
-      [&](int e, f64xN v) { by_length[e] = (squared ? broadcast(0.5) : s.length[e]) * v; });
+      [&](int e, f64xN v) { by_length[e] = squared ? v : (s.length[e] + s.length[e]) * v; });
   write_edges(by_label, grad_labels);
   write_edges(by_length, grad_lengths);
 }

@@ -11,7 +11,9 @@ namespace {
 struct Scalars {
   using Value = double;
   GRAMIAN_DEVICE static double root(double v) { return sqrt(v); }
-  GRAMIAN_DEVICE static double angle(double y, double x) { return atan2(y, x); }
+  GRAMIAN_DEVICE static double lower(double v, double w) { return fmin(v, w); }
+  GRAMIAN_DEVICE static double size(double v) { return fabs(v); }
+  GRAMIAN_DEVICE static double turned(double v, double by) { return by < 0 ? -v : v; }
   GRAMIAN_DEVICE static double number(double v) { return v; }
 };
 
@@ -32,9 +34,12 @@ __global__ void __launch_bounds__(kThreads) forward_kernel(Weight4Problem p, std
   const Geometry<Scalars> g = read(p.lengths + i * kEdges4, p.squared);
   double sum = 0;
   GRAMIAN_UNROLL
-  for (int e = 0; e < kEdges4; ++e) sum += p.labels[i * kEdges4 + e] * dihedral(g, e);
+  for (int e = 0; e < kEdges4; ++e) {
+    const Turned<Scalars> t = turned(g, e);
+    sum += p.labels[i * kEdges4 + e] * dihedral(g, e, t.over / t.under, t.sign);
+  }
   p.action[i] = sum;
-  p.log_volume[i] = log(g.volume);
+  p.log_volume[i] = log(0.25 * g.volume);
 }
 
 __global__ void __launch_bounds__(kThreads, 1) backward_kernel(Weight4Problem p, std::int64_t n) {
@@ -45,7 +50,7 @@ __global__ void __launch_bounds__(kThreads, 1) backward_kernel(Weight4Problem p,
   pull_back(
       read(length, p.squared), p.grad_action[i], p.grad_log_volume[i], [=](int e) { return label[e]; },
       [=](int e, double v) { by_label[e] = v; },
-      [=](int e, double v) { by_length[e] = (p.squared ? 0.5 : length[e]) * v; });
+      [=](int e, double v) { by_length[e] = p.squared ? v : 2 * length[e] * v; });
 }
 
 dim3 blocks(std::int64_t n) { return {static_cast<unsigned>((n + kThreads - 1) / kThreads), 1, 1}; }
