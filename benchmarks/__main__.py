@@ -76,8 +76,9 @@ def _measure(
     cache_bytes = machine.last_cache_bytes(facts["caches"])
     if device == "cuda":
         facts["gpu"], cache_bytes = machine.gpu(), machine.gpu_cache_bytes()
+    environments = {peer.environment for found in cases for peer in found.case.peers}
     for threads in thread_counts:
-        with harness.start_workers(threads, device) as workers:
+        with harness.start_workers(threads, device, environments) as workers:
             limit: machine.Limits = workers["user"].ask("limits", effort.limit_seconds)
             facts["limits"].append(limit)
             ops: set[str] = set()

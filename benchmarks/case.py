@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-Environment = Literal["user", "tuned"]
+Environment = Literal["user", "tuned", "kept"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -21,8 +21,8 @@ class Peer:
         call: the exact call, as the table shows it.
         run: takes the inputs and returns what the case's ``error`` accepts. Conversions that a user of the peer does
             not need belong into ``setup`` or ``error``, outside the clock.
-        environment: ``"user"`` is what a user gets; ``"tuned"`` forces OpenBLAS to its AVX-512 kernels. Two rows, two
-            peers: ``dataclasses.replace(peer, environment="tuned")``.
+        environment: ``"user"`` is what a user gets; ``"tuned"`` forces OpenBLAS to its AVX-512 kernels; in ``"kept"`` malloc
+            keeps memory instead of giving it back. Two rows, two peers: ``dataclasses.replace(peer, environment="tuned")``.
     """
 
     name: str
@@ -50,6 +50,7 @@ class Case:
         bf16_filter: products in bfloat16 may do the work, so the limit is their peak where the processor has them.
         rounds: even. Each side runs once in each.
         memory: measure the peak memory of each side too, each in a fresh process.
+        long: a call lasts for seconds: a turn is one call, of which the first call is the first.
     """
 
     op: str
@@ -64,6 +65,7 @@ class Case:
     bf16_filter: bool = False
     rounds: int = 10
     memory: bool = False
+    long: bool = False
 
     def __post_init__(self) -> None:
         """Refuse a number of rounds that would leave one order of the sides more often than the other."""

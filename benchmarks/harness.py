@@ -17,7 +17,7 @@ from benchmarks.report import SPREAD_LIMIT
 from benchmarks.worker import OURS, TUNED, Worker, WorkerError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 
     from benchmarks.case import Case, Environment, Peer
     from benchmarks.report import Null, PeerRow, Row
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
 # A fair coin shows the same side in all of 10 rounds once in 512 runs; in 4 rounds, once in 8.
 NULL_ROUNDS = 10
+LONG_NULL_ROUNDS = 4
 # A call this long outlasts what the side before it left behind; calling it twice a turn would buy nothing.
 LONG_SECONDS = 1.0
 
@@ -60,20 +61,24 @@ class Found:
 class Side:
     """A side that is ready to take turns: called once, and its turns sized."""
 
-    def __init__(self, worker: Worker, index: int, effort: Effort) -> None:
-        """Make the first call, which is reported on its own, and a second one, which sizes the turns."""
+    def __init__(self, worker: Worker, index: int, effort: Effort, *, long: bool = False) -> None:
+        """Make the first call, which is reported on its own, and a second one, which sizes the turns; of long calls the first is a turn."""
         self._worker = worker
         self._index = index
         self.first: First = worker.ask("first", index)
         # Not from the first call: that may have compiled for seconds what then runs in microseconds.
-        seconds = worker.ask("turn", index, 1, 0, warm=False)
+        self._first_turn = self.first["seconds"] if long else None
+        seconds = LONG_SECONDS if long else worker.ask("turn", index, 1, 0, warm=False)
         self._short = seconds < LONG_SECONDS
         self._calls = min(max(1, math.ceil(effort.turn_seconds / max(seconds, 1e-9))), 10_000)
 
     def turn(self, first_input: int) -> float:
         """Return the seconds of one call."""
-        seconds: float = self._worker.ask("turn", self._index, self._calls, first_input, warm=self._short)
-        return seconds
+        if self._first_turn is not None:
+            seconds, self._first_turn = self._first_turn, None
+            return seconds
+        found: float = self._worker.ask("turn", self._index, self._calls, first_input, warm=self._short)
+        return found
 
 
 @dataclass(frozen=True)
@@ -87,12 +92,15 @@ class Contest:
 
 
 @contextlib.contextmanager
-def start_workers(threads: int, device: str = "cpu") -> Iterator[dict[Environment, Worker]]:
-    """Start a worker for each environment that this machine offers; on a GPU those of OpenBLAS make no difference."""
+def start_workers(
+    threads: int, device: str = "cpu", environments: Collection[Environment] = ()
+) -> Iterator[dict[Environment, Worker]]:
+    """Start a worker for users, and for each environment that this machine offers; on a GPU those of the CPU make no difference."""
     with contextlib.ExitStack() as stack:
         workers: dict[Environment, Worker] = {"user": stack.enter_context(Worker("user", threads, device))}
-        if machine.has_avx512() and device == "cpu":
-            workers["tuned"] = stack.enter_context(Worker("tuned", threads))
+        for environment in sorted({*environments} - {"user"}) if device == "cpu" else ():
+            if environment != "tuned" or machine.has_avx512():
+                workers[environment] = stack.enter_context(Worker(environment, threads))
         yield workers
 
 
@@ -131,7 +139,7 @@ def start(found: Found, workers: Mapping[Environment, Worker], effort: Effort) -
     for environment, worker in workers.items():
         if environment == "user" or any(peer.environment == environment for peer in found.case.peers):
             worker.ask("open", found.module, found.index)
-    sides = {OURS: Side(workers["user"], OURS, effort)}
+    sides = {OURS: Side(workers["user"], OURS, effort, long=found.case.long)}
     failures = {}
     for index, peer in enumerate(found.case.peers, start=1):
         if peer.environment not in workers:
@@ -139,7 +147,7 @@ def start(found: Found, workers: Mapping[Environment, Worker], effort: Effort) -
             failures[index] = f"this CPU cannot run OpenBLAS's {TUNED} kernels" if cpu else "runs on the CPU"
             continue
         try:
-            sides[index] = Side(workers[peer.environment], index, effort)
+            sides[index] = Side(workers[peer.environment], index, effort, long=found.case.long)
         except WorkerError as error:
             failures[index] = error.reason
     return Contest(found, sides, failures, workers["user"].device)
@@ -149,10 +157,11 @@ def measure_null(contest: Contest, threads: int) -> Null:
     """Measure ours against ours: a band that excludes 1.00 shows what this machine makes up.
 
     Ours is the first and the last side of every round and the peers take their turns between, as they do in the
-    measurement: what a peer leaves behind for the side after it must show here.
+    measurement: what a peer leaves behind for the side after it must show here. It does not in calls of seconds.
     """
-    turns = [side.turn for side in contest.sides.values()]
-    seconds = interleave([*turns, contest.sides[OURS].turn], NULL_ROUNDS)
+    long, ours = contest.found.case.long, contest.sides[OURS]
+    turns = [side.turn for side in ([ours] if long else contest.sides.values())]
+    seconds = interleave([*turns, ours.turn], LONG_NULL_ROUNDS if long else NULL_ROUNDS)
     _, band = compare(seconds[0], seconds[-1])
     return {"case": contest.found.case.label, "threads": threads, "band": band}
 

@@ -35,7 +35,7 @@ class PeerRow(TypedDict):
     name: str
     version: str | None
     call: str
-    environment: Literal["user", "tuned"]
+    environment: Literal["user", "tuned", "kept"]
     threads: int
     seconds: float | None
     iqr: float | None

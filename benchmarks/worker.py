@@ -33,6 +33,8 @@ if TYPE_CHECKING:
 OURS = 0  # index of our side; the peers follow
 REST_SECONDS = 0.01  # idle OpenMP threads spin for some milliseconds; let those of the side before go to sleep
 TUNED = "SkylakeX"  # the OpenBLAS kernels of the tuned environment
+# glibc then gives no large block back to the system, whose fresh pages can cost more than the arithmetic in them.
+KEPT = {"MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": str(1 << 40), "MALLOC_TOP_PAD_": str(1 << 26)}
 
 
 class First(TypedDict):
@@ -57,6 +59,8 @@ def environment_variables(environment: Environment, threads: int, base: Mapping[
     variables = {key: value for key, value in base.items() if key not in {"OPENBLAS_CORETYPE", "OPENBLAS_L2_SIZE"}}
     if environment == "tuned":
         variables["OPENBLAS_CORETYPE"] = TUNED
+    if environment == "kept":
+        variables |= KEPT
     for key in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
         variables[key] = str(threads)
     # The worker imports what the parent can import, by the same names.

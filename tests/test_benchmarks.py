@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import re
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -358,6 +359,7 @@ def test_environment_has_what_a_user_has() -> None:
     tuned = environment_variables("tuned", 2, base)
     assert tuned["OPENBLAS_CORETYPE"] == "SkylakeX"
     assert "OPENBLAS_L2_SIZE" not in tuned
+    assert environment_variables("kept", 2, base)["MALLOC_MMAP_MAX_"] == "0"
 
 
 def test_worker_answers_and_survives_a_refusal(worker: Worker) -> None:
@@ -404,6 +406,17 @@ def test_measure_makes_a_row_for_every_side(worker: Worker, tmp_path: Path) -> N
     report.save(results, tmp_path / "results.json")
     assert report.load(tmp_path / "results.json") == results
     assert "off by one 1.2: `sum(x) \\| 1`" in report.render(results)
+
+
+def test_a_long_case_takes_its_first_call_for_a_turn(worker: Worker) -> None:
+    worker.ask("open", __name__, 0)
+    side = harness.Side(worker, OURS, HASTE, long=True)
+    assert side.turn(0) == side.first["seconds"]
+    assert side.turn(0) != side.first["seconds"]
+    case = replace(CASES[0], long=True, memory=False, peers=[])
+    contest = harness.Contest(harness.Found(__name__, 0, case), {OURS: side}, {})
+    assert harness.measure_null(contest, 1)["band"][0] > 0
+    assert harness.measure(contest, LIMIT, 0, HASTE)["rounds"] == CASES[0].rounds
 
 
 def test_inputs_of_any_shape_go_to_the_device():
