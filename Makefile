@@ -55,10 +55,10 @@ docs: $(built)-demo $(built)-docs
 	@echo "build/docs/index.html"
 
 wheel: $(tools)
-	@$(bin)/python tools/wheel.py build $(WHEEL) $(WHEEL_PYTHONS)
+	@$(bin)/python tools/wheel.py build $(WHEEL) --pythons $(WHEEL_PYTHONS)
 
 wheel-test: $(tools)
-	@$(bin)/python tools/wheel.py test $(WHEEL_TORCHES)
+	@$(bin)/python tools/wheel.py test --pythons $(WHEEL_PYTHONS) --torches $(WHEEL_TORCHES)
 
 bench: $(built)-bench
 	@$(bin)/python -m benchmarks $(BENCH)
@@ -79,7 +79,7 @@ $(tools): pyproject.toml tools/preflight.py
 	@test -x $(bin)/python || { $(PYTHON) tools/preflight.py && echo "making $(VENV)" && $(PYTHON) -m venv $(VENV); }
 	@$(bin)/python tools/preflight.py
 	@echo "installing the build tools and torch (unless $(VENV) has one)"
-	@$(pip) install "pip>=22" "scikit-build-core>=0.11" "pybind11>=3.0" "cmake>=3.25" "ninja>=1.10" "numpy>=1.26"
+	@$(pip) install "pip>=22" "scikit-build-core>=0.11" "setuptools-scm>=8" "pybind11>=3.0" "cmake>=3.25" "ninja>=1.10" "numpy>=1.26"
 	@$(bin)/python -c "import importlib.metadata as m; m.version('torch')" 2>/dev/null || $(pip) install $(TORCH)
 	@touch $@
 

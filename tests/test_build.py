@@ -1,5 +1,6 @@
 """What was built: nothing of one instruction set, of this machine or of one torch in it that should not be."""
 
+import importlib.metadata
 import os
 import re
 import shutil
@@ -10,6 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 
+import gramian
 from gramian import _C
 
 ROOT = Path(__file__).parent.parent
@@ -101,6 +103,7 @@ def test_the_ops_need_only_the_stable_interface_of_torch():
     assert cpp == []
     assert [name for name in undefined if name.startswith(("Py", "_Py"))] == []
     assert [name for name in undefined if name.startswith(("GOMP_", "omp_"))] == []  # torch's threads, no second pool
+    assert "__extendhfsf2" not in undefined  # or the wheel would need GCC 12's library where it is installed
 
 
 def imported(**environment):
@@ -139,6 +142,6 @@ def test_set_isa_refuses_what_is_not_there(wanted):
 
 def test_the_build_says_what_it_is():
     info = _C.build_info()
-    assert re.fullmatch(r"\d+\.\d+\.\d+", info["version"])
+    assert info["version"] == gramian.__version__ == importlib.metadata.version("gramian")
     assert info["compiler"]
     assert info["oldest_torch"] == "2.10"

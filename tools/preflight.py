@@ -14,8 +14,8 @@ PROBE = """
 typedef float vec __attribute__((vector_size(16)));
 typedef int ints __attribute__((vector_size(16)));
 vec swap(vec v) { return __builtin_shuffle(v, ints{1, 0, 3, 2}); }
-_Float16 half = 1;
 #if defined(__x86_64__)
+_Float16 half = 1;
 int level() { return __builtin_cpu_supports("x86-64-v4"); }
 #endif
 """

