@@ -10,7 +10,7 @@ sys.path.insert(0, str(Path(__file__).parent))  # gallery_hooks
 
 project = "gramian"
 author = "The gramian developers"
-release = gramian.__version__
+release = gramian.__version__.partition("+")[0]
 extensions = [
     "myst_parser",
     "sphinx.ext.autodoc",
