@@ -1,4 +1,4 @@
-"""Fuzzes the ops: ``python -m tests.fuzz [--inputs N] [--seed S] [--json FILE] [OP ...]``.
+"""Fuzzes the ops: ``python -m tests.fuzz [--inputs N] [--seed S] [--jobs J] [--json FILE] [OP ...]``.
 
 One seed gives one problem, whose result must agree with the plain reference; the same problem in other layouts, threads and
 guises, whose results must be the same to the bit; and corruptions of it, which must be refused in one line or be answered right.
@@ -20,6 +20,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
 from pathlib import Path
 
 import numpy as np
@@ -28,9 +29,11 @@ import torch
 from gramian import _C
 from tests.oracles import OPS, Draw
 
-GUISES = 20  # of a problem
+GUISES = ((1, 14), (2, 3), (3, 3))  # of a problem: how many with how many threads
 CORRUPTIONS = 8
-SLICE = 500  # seeds of a process
+PER_SEED = 1 + sum(count for _, count in GUISES) + CORRUPTIONS
+SLICE_SECONDS = 30  # of a process
+SLICE_BYTES = 1 << 30  # that it may take: what asks for more is told so
 HANG_SECONDS = 120
 REFUSALS = (ValueError, NotImplementedError, TypeError, MemoryError)
 LEVELS = ("baseline", "avx2", "avx512")
@@ -92,16 +95,16 @@ COATS = {
     "parameter": lambda t: torch.nn.Parameter(t.detach().clone(), requires_grad=t.is_floating_point()),
     "subclass": lambda t: t.clone().as_subclass(Subclass),
 }
+GUISES_OF = {dense: tuple((COATS if dense else LAYOUTS | COATS).items()) for dense in (True, False)}
 
 
 def guise(draw, args, op):
-    guises = COATS if op.dense else LAYOUTS | COATS
-    kind = draw.choice(tuple(guises))
+    kind, dress = draw.choice(GUISES_OF[op.dense])
     if kind == "far apart" and not draw.chance(0.05):
-        kind = "offset"
+        kind, dress = "offset", LAYOUTS["offset"]
     for path, t in tensors_of(args):
         if path[0] not in op.mutates and draw.chance(0.7):
-            args = replaced(args, path, guises[kind](t))
+            args = replaced(args, path, dress(t))
     return kind, args
 
 
@@ -110,8 +113,8 @@ def overlapped(draw, args, mutates):
     places = [(path, t) for path, t in tensors_of(args) if path[0] not in mutates and t.ndim and t.numel()]
     if not places:
         return args
-    path, t = places[draw.rng.integers(len(places))]
-    kind = int(draw.rng.integers(3))
+    path, t = draw.choice(places)
+    kind = draw.number(0, 3)
     if kind == 0:
         return replaced(args, path, t[:1].expand(t.shape))
     if kind == 1 and t.ndim >= 2 and t.is_floating_point():
@@ -158,7 +161,7 @@ TENSORS = {
 
 
 def corruption(draw, args):
-    i = int(draw.rng.integers(len(args)))
+    i = draw.number(0, len(args))
     a = args[i]
     if isinstance(a, bool):
         return "flag", replaced(args, (i,), draw.choice((not a, 2, None)))
@@ -169,10 +172,10 @@ def corruption(draw, args):
     if isinstance(a, str):
         return "text", replaced(args, (i,), draw.choice(("", "Euclidean", "a\nb", "\0")))
     if isinstance(a, list) and a and isinstance(a[0], int):
-        return "integers", replaced(args, (i, int(draw.rng.integers(len(a)))), draw.choice(INTEGERS))
+        return "integers", replaced(args, (i, draw.number(0, len(a))), draw.choice(INTEGERS))
     if isinstance(a, list) and (not a or draw.chance(0.2)):
         return "list", replaced(args, (i,), draw.choice(([], a[:-1], a + a[:1])))
-    path = (i,) if not isinstance(a, list) else (i, int(draw.rng.integers(len(a))))
+    path = (i,) if not isinstance(a, list) else (i, draw.number(0, len(a)))
     tensor = a if not isinstance(a, list) else a[path[1]]
     if tensor is None:
         return "present", replaced(
@@ -192,13 +195,8 @@ def call(op, args):
     return [t.detach() for t in ((got,) if isinstance(got, torch.Tensor) else got)]
 
 
-def same_bits(a, b):
-    return len(a) == len(b) and all(
-        x.dtype == y.dtype and x.shape == y.shape and np.array_equal(x.numpy().view(np.uint8), y.numpy().view(np.uint8))
-        if x.ndim
-        else x.dtype == y.dtype and x.numpy().tobytes() == y.numpy().tobytes()
-        for x, y in zip(a, b, strict=True)
-    )
+def bits(results):
+    return [(t.dtype, t.shape, t.numpy().tobytes()) for t in results]
 
 
 def _flat(results):
@@ -227,8 +225,8 @@ class Fuzzer:
         if not op.dense and draw.chance(0.2):
             args = overlapped(draw, args, op.mutates)
         got = self.problem(seed, args, level)
-        for _ in range(GUISES if got is not None else 0):
-            self.guised(seed, draw, args, got)
+        if got is not None:
+            self.guises(seed, draw, args, bits(got))
         for _ in range(CORRUPTIONS):
             self.corrupted(seed, draw, args)
 
@@ -263,21 +261,29 @@ class Fuzzer:
             self.fault(seed, "wrong", f"error is {ratio} of the bound")
         return got
 
+    def guises(self, seed, draw, args, expected):
+        # Another number of threads takes longer to come by than a small problem does: mostly one, on every fourth seed others.
+        others = draw.chance(0.25)
+        try:
+            for threads, count in GUISES:
+                if others:
+                    torch.set_num_threads(threads)
+                for _ in range(count):
+                    self.guised(seed, draw, args, expected)
+        finally:
+            torch.set_num_threads(1)
+
     def guised(self, seed, draw, args, expected):
         op = self.op
         self.counts["guises"] += 1
         kind, dressed = guise(draw, self.given(args), op)
-        threads = draw.choice((1, 1, 1, 2, 3))
-        torch.set_num_threads(threads)
         try:
             got = _flat(call(op, dressed))
         except Exception as error:  # noqa: BLE001
-            self.fault(seed, f"{kind}, {threads} threads", error)
+            self.fault(seed, f"{kind}, {torch.get_num_threads()} threads", error)
             return
-        finally:
-            torch.set_num_threads(1)
-        if not same_bits(got, expected) and not (op.rounds and kind in LAYOUTS and op.ratio(args, got) <= 1):
-            self.fault(seed, f"{kind}, {threads} threads", "other bits")
+        if bits(got) != expected:
+            self.fault(seed, f"{kind}, {torch.get_num_threads()} threads", "other bits")
 
     def corrupted(self, seed, draw, args):
         self.counts["corruptions"] += 1
@@ -334,11 +340,11 @@ def resident_bytes():
 
 
 def work(name, first, last, progress, report):
-    """The seeds [first, last) of one op; the seed at work is kept in the file ``progress``."""
+    """The seeds [first, last) of one op, as far as the time of a slice goes; the seed at work is kept in the file ``progress``."""
     np.seterr(all="ignore")
     torch.set_num_threads(1)
-    if sys.platform == "linux":  # what asks for more memory than this is told so
-        limit = int(Path("/proc/self/statm").read_text().split()[0]) * mmap.PAGESIZE + (3 << 30)
+    if sys.platform == "linux":
+        limit = int(Path("/proc/self/statm").read_text().split()[0]) * mmap.PAGESIZE + SLICE_BYTES
         resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     fuzzer, began, settled = Fuzzer(OPS[name]), time.monotonic(), 0
@@ -346,8 +352,11 @@ def work(name, first, last, progress, report):
         for seed in range(first, last):
             at[:] = struct.pack("q", seed)
             fuzzer.seed(seed)
-            if seed == first + (last - first) // 2:
+            seconds = time.monotonic() - began
+            if not settled and (seconds > SLICE_SECONDS / 2 or seed >= first + (last - first) // 2):
                 settled = resident_bytes()
+            if seconds > SLICE_SECONDS:
+                break
     result = {
         "inputs": sum(fuzzer.counts[k] for k in ("problems", "guises", "corruptions")),
         "counts": dict(fuzzer.counts),
@@ -356,61 +365,45 @@ def work(name, first, last, progress, report):
         "fault_count": len(fuzzer.faults),
         "seconds": time.monotonic() - began,
         "grown_bytes": resident_bytes() - settled,
+        "next_seed": seed + 1,
     }
     Path(report).write_text(json.dumps(result), encoding="utf-8")
 
 
 def run_slice(name, first, last):
-    """Results of the seeds [first, last), crashes and hangs among them."""
-    results = []
+    """Results of seeds from ``first`` on, and the seed that follows them; after a crash or a hang that is the seed after it."""
     with tempfile.TemporaryDirectory() as folder:
         progress, report = Path(folder) / "progress", Path(folder) / "report"
-        while first < last:
-            progress.write_bytes(struct.pack("q", first))
-            report.unlink(missing_ok=True)
-            command = [
-                sys.executable,
-                "-W",
-                "ignore",
-                "-m",
-                "tests.fuzz",
-                "--worker",
-                name,
-                str(first),
-                str(last),
-                str(progress),
-                str(report),
-            ]
-            worker = subprocess.Popen(
-                command, stderr=subprocess.PIPE, text=True, env={**os.environ, "OMP_NUM_THREADS": "3"}
-            )
-            seen, since = first, time.monotonic()
-            while worker.poll() is None:
-                time.sleep(0.05)
-                now = struct.unpack("q", progress.read_bytes())[0]
-                if now != seen:
-                    seen, since = now, time.monotonic()
-                elif time.monotonic() - since > HANG_SECONDS:
-                    worker.kill()
-            errors = worker.stderr.read()
-            if report.exists() and worker.returncode == 0:
-                results.append(json.loads(report.read_text(encoding="utf-8")))
-                break
-            code = worker.returncode
-            how = signal.Signals(-code).name if code < 0 else f"exit {code}"
-            seed = struct.unpack("q", progress.read_bytes())[0]
-            results.append(
-                {
-                    "inputs": 0,
-                    "fault_count": 1,
-                    "faults": [{"seed": seed, "what": "crash or hang", "error": f"{how} {errors[-300:]}"}],
-                }
-            )
-            first = seed + 1
-    return results
+        progress.write_bytes(struct.pack("q", first))
+        seeds = (str(first), str(last), str(progress), str(report))
+        worker = subprocess.Popen(
+            [sys.executable, "-W", "ignore", "-m", "tests.fuzz", "--worker", name, *seeds],
+            stderr=subprocess.PIPE,
+            text=True,
+            env={
+                **os.environ,
+                "OMP_NUM_THREADS": "3",
+                "OMP_WAIT_POLICY": "passive",
+            },  # waiting threads leave the core to others
+        )
+        seen, since = first, time.monotonic()
+        while worker.poll() is None:
+            time.sleep(0.05)
+            now = struct.unpack("q", progress.read_bytes())[0]
+            if now != seen:
+                seen, since = now, time.monotonic()
+            elif time.monotonic() - since > HANG_SECONDS:
+                worker.kill()
+        if report.exists() and worker.returncode == 0:
+            return json.loads(report.read_text(encoding="utf-8"))
+        code = worker.returncode
+        how = signal.Signals(-code).name if code < 0 else f"exit {code}"
+        seed = struct.unpack("q", progress.read_bytes())[0]
+        fault = {"seed": seed, "what": "crash or hang", "error": f"{how} {worker.stderr.read()[-300:]}"}
+        return {"faults": [fault], "fault_count": 1, "next_seed": seed + 1}
 
 
-def merged(before, results):
+def merged(before, result):
     total = {
         "inputs": 0,
         "seconds": 0.0,
@@ -419,18 +412,43 @@ def merged(before, results):
         "worst": {},
         "faults": [],
         "grown_bytes": 0,
-    } | (before or {})
-    for r in results:
-        for key in ("inputs", "seconds", "fault_count"):
-            total[key] += r.get(key, 0)
-        for key, count in r.get("counts", {}).items():
-            total["counts"][key] = total["counts"].get(key, 0) + count
-        for key, (ratio, seed) in r.get("worst", {}).items():
-            if ratio > total["worst"].get(key, (-1, 0))[0]:
-                total["worst"][key] = (ratio, seed)
-        total["faults"] = (total["faults"] + r["faults"])[:50]
-        total["grown_bytes"] = max(total["grown_bytes"], r.get("grown_bytes", 0))
+    } | before
+    for key in ("inputs", "seconds", "fault_count"):
+        total[key] += result.get(key, 0)
+    for key, count in result.get("counts", {}).items():
+        total["counts"][key] = total["counts"].get(key, 0) + count
+    for key, (ratio, seed) in result.get("worst", {}).items():
+        if ratio > total["worst"].get(key, (-1, 0))[0]:
+            total["worst"][key] = (ratio, seed)
+    total["faults"] = (total["faults"] + result["faults"])[:50]
+    total["grown_bytes"] = max(total["grown_bytes"], result.get("grown_bytes", 0))
+    total["next_seed"] = result["next_seed"]
     return total
+
+
+def fuzz(names, known, options):
+    """Slices of ops, as many at a time as there are jobs, until each op has its inputs or the time is over; fills ``known``."""
+    began, at_work = time.monotonic(), {}
+
+    def inputs(name):
+        return known.get(name, {}).get("inputs", 0)
+
+    with ThreadPoolExecutor(options.jobs) as pool:
+        while True:
+            idle = [n for n in names if inputs(n) < options.inputs and n not in at_work.values()]
+            # Whoever has had the least goes next, so that a run cut short is even.
+            for name in sorted(idle, key=inputs)[: options.jobs - len(at_work)]:
+                if time.monotonic() - began < options.seconds:
+                    first = known.setdefault(name, {"first_seed": options.seed}).get("next_seed", options.seed)
+                    last = first + -(-(options.inputs - inputs(name)) // PER_SEED)
+                    at_work[pool.submit(run_slice, name, first, last)] = name
+            if not at_work:
+                return
+            for done in wait(at_work, return_when=FIRST_COMPLETED).done:
+                name = at_work.pop(done)
+                known[name] = merged(known[name], done.result())
+                if options.json:
+                    options.json.write_text(json.dumps(known, indent=1, sort_keys=True) + "\n", encoding="utf-8")
 
 
 def main():
@@ -438,6 +456,7 @@ def main():
     parser.add_argument("ops", nargs="*", metavar="OP", help="names of ops; all by default")
     parser.add_argument("--inputs", type=int, default=100_000, help="calls of each op, at least")
     parser.add_argument("--seed", type=int, default=0, help="first seed of an op that has no results yet")
+    parser.add_argument("--jobs", type=int, default=1, help="processes at a time")
     parser.add_argument("--seconds", type=float, default=float("inf"), help="start no more slices after so long")
     parser.add_argument("--json", type=Path, help="read results from here, go on from them, and write them back")
     if sys.argv[1:2] == ["--worker"]:
@@ -446,24 +465,8 @@ def main():
         return 0
     options = parser.parse_args()
     known = json.loads(options.json.read_text(encoding="utf-8")) if options.json and options.json.exists() else {}
-    began, names = time.monotonic(), options.ops or list(OPS)
-    per_seed = 1 + GUISES + CORRUPTIONS
-    while time.monotonic() - began < options.seconds:
-        # Whoever has had the least goes next, so that a run cut short is even.
-        behind = [n for n in names if known.get(n, {}).get("inputs", 0) < options.inputs]
-        if not behind:
-            break
-        name = min(behind, key=lambda n: known.get(n, {}).get("inputs", 0))
-        before = known.get(name)
-        first = before["next_seed"] if before else options.seed
-        wanted = -(-(options.inputs - (before["inputs"] if before else 0)) // per_seed)
-        last = first + max(1, min(SLICE, wanted))
-        known[name] = merged(before, run_slice(name, first, last)) | {
-            "first_seed": before["first_seed"] if before else first,
-            "next_seed": last,
-        }
-        if options.json:
-            options.json.write_text(json.dumps(known, indent=1, sort_keys=True) + "\n", encoding="utf-8")
+    names = options.ops or list(OPS)
+    fuzz(names, known, options)
     for name in names:
         if name in known:
             r = known[name]

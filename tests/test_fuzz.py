@@ -37,7 +37,7 @@ def test_the_fuzzer_sees_a_wrong_value():
     op, fuzzer = OPS["gram_square_sum"], None
 
     class Wrong:
-        name, mutates, finite, dense, rounds = op.name, (), False, False, False
+        name, mutates, finite, dense = op.name, (), False, False
         draw, ratio = staticmethod(op.draw), staticmethod(op.ratio)
 
         @staticmethod

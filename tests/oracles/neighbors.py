@@ -27,9 +27,10 @@ def _table(x, y, metric):
         table = np.abs(x[:, None] - y).max(2, initial=0)
         return table, 2 * eps * table
     table = ((x[:, None] - y) ** 2).sum(2)
-    return (
-        (table, (d + 4) * eps * table) if metric == "sqeuclidean" else (np.sqrt(table), (d + 4) * eps * np.sqrt(table))
-    )
+    vanishes = 1e-158 * max(np.abs(t).max(initial=0) for t in (x, y))  # its square, beside that of the largest entry
+    if metric == "sqeuclidean":
+        return table, (d + 4) * eps * table + vanishes**2
+    return np.sqrt(table), (d + 4) * eps * np.sqrt(table) + vanishes
 
 
 def _own_type(table, slack, dtype):
@@ -65,6 +66,10 @@ def _without(table, *, diagonal=False, causal=False, columns=None):
     return table
 
 
+def _neighbors(draw, most):
+    return draw.number(1, min(draw.choice((1, 8, 8, 8, 40)), most) + 1)
+
+
 def _search_arguments(draw):
     dtype, d = draw.dtype(halves=True), draw.size()
     n = draw.size(2)
@@ -72,24 +77,25 @@ def _search_arguments(draw):
     x, metric = draw.values(*batch, n, d, dtype=dtype), draw.choice(METRICS)
     if draw.chance(0.5):
         y = draw.values(*batch, draw.size(1), d, dtype=dtype)
-        return x, int(draw.rng.integers(1, min(8, y.shape[-2]) + 1)), y, metric, False, False
+        return x, _neighbors(draw, y.shape[-2]), y, metric, False, False
     exclude_self, causal = draw.chance(0.5), draw.chance(0.3)
     most = n - (exclude_self or causal)
-    return x, int(draw.rng.integers(1, min(8, most) + 1)), None, metric, exclude_self, causal
+    return x, _neighbors(draw, most), None, metric, exclude_self, causal
 
 
-_DISTANCE_BOUND = "(d + 4) eps64 of a distance, rounded once to its type; the nearest within twice that"
+_DISTANCE_BOUND = "(d + 4) eps64 of a distance (and 1e-158 of the largest entry), rounded once to its type; the nearest within twice that"
 
 
 @op(_search_arguments, _DISTANCE_BOUND, finite=True)
 def neighbors_knn(args, got):
     x, _, y, metric, exclude_self, causal = args
     ratio = 0.0
-    for b in range(x.shape[0]) if x.ndim == 3 else (...,):
-        table, slack = _table(x[b], (x if y is None else y)[b], metric)
+    batches = (t.reshape(-1, *t.shape[-2:]) for t in (x, x if y is None else y, *got))
+    for a, b, distances, indices in zip(*batches, strict=True):
+        table, slack = _table(a, b, metric)
         table = _without(table, diagonal=exclude_self, causal=causal)
-        distances = -got[0][b] if metric == "ip" else got[0][b]
-        ratio = max(ratio, _search_ratio((distances, got[1][b]), table, slack, x.dtype))
+        found = (-distances if metric == "ip" else distances, indices)
+        ratio = max(ratio, _search_ratio(found, table, slack, x.dtype))
     return ratio
 
 
@@ -106,7 +112,7 @@ def neighbors_knn_route(_, got):
 
 def _pass_arguments(draw):
     x = draw.values(draw.size(2), draw.size(), dtype=draw.dtype(halves=True))
-    return x, int(draw.rng.integers(1, min(8, len(x) - 1) + 1)), draw.mask(len(x)) if draw.chance(0.5) else None
+    return x, _neighbors(draw, len(x) - 1), draw.mask(len(x)) if draw.chance(0.5) else None
 
 
 @op(_pass_arguments, _DISTANCE_BOUND, finite=True)
@@ -127,7 +133,7 @@ def neighbors_knn_pass(args, got):
 def _both_arguments(draw):
     dtype, d = draw.dtype(halves=True), draw.size()
     x, y = (draw.values(draw.size(), d, dtype=dtype) for _ in range(2))
-    k, metric = int(draw.rng.integers(1, 9)), draw.choice(METRICS)
+    k, metric = _neighbors(draw, 40), draw.choice(METRICS)
     if draw.chance(0.5):
         return x, y, k, metric
     wide = torch.promote_types(dtype, torch.float32)
@@ -161,7 +167,7 @@ def _merge_arguments(draw):
     for _ in range(2):
         distances = draw.values(rows, draw.size(0, 8), dtype=dtype).sort(1, descending=largest).values
         lists += [distances, draw.integers(0, 100, *distances.shape).sort(1).values]
-    return *lists, int(draw.rng.integers(lists[0].shape[1] + lists[2].shape[1] + 1)), largest
+    return *lists, draw.number(0, lists[0].shape[1] + lists[2].shape[1] + 1), largest
 
 
 @op(_merge_arguments, "exact")
@@ -187,7 +193,7 @@ def _count_arguments(draw):
     radius = draw.values(len(x), dtype=kept)
     if table.size and draw.chance(0.7):  # some that tie with a distance
         with np.errstate(over="ignore", invalid="ignore"):
-            radius = torch.from_numpy(np.asarray(table[:, draw.rng.integers(table.shape[1])], dtype=float)).to(kept)
+            radius = torch.from_numpy(np.asarray(table[:, draw.number(0, table.shape[1])], dtype=float)).to(kept)
     return x, radius, y, metric, y is None and draw.chance(0.5)
 
 

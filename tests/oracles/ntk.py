@@ -89,7 +89,7 @@ def _layers_arguments(draw):
         route.append(0 if one_hot else int(draw.chance(0.5)))
     kept, accumulate = 1 if trace else c, draw.chance(0.5)
     columns, mirror = m if two else n, two and draw.chance(0.5)
-    row, col = int(draw.rng.integers(3)), int(draw.rng.integers(3))
+    row, col = draw.number(0, 3), draw.number(0, 3)
     if not two:
         col = row
     elif mirror:

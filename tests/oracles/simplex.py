@@ -3,7 +3,6 @@
 import functools
 import itertools
 import math
-from fractions import Fraction
 
 import numpy as np
 import torch
@@ -26,11 +25,10 @@ def _root(numerator, denominator):
 
 
 def _triangle(a, b, c):
-    """Δ(a b c) of doubled spins as numerator and denominator, None where there is none."""
+    """Of doubled spins a, b, c: a+b-c, a-b+c, -a+b+c and a+b+c, halved; None where there is no triangle."""
     if (a + b + c) % 2 or a + b < c or abs(a - b) > c:
         return None
-    f = math.factorial
-    return Fraction(f((a + b - c) // 2) * f((a - b + c) // 2) * f((-a + b + c) // 2), f((a + b + c) // 2 + 1))
+    return (a + b - c) // 2, (a - b + c) // 2, (-a + b + c) // 2, (a + b + c) // 2
 
 
 @functools.lru_cache(1 << 18)
@@ -38,16 +36,18 @@ def _sixj(j1, j2, j3, l1, l2, l3):
     triangles = [_triangle(*t) for t in ((j1, j2, j3), (j1, l2, l3), (l1, j2, l3), (l1, l2, j3))]
     if None in triangles:
         return np.longdouble(0)
-    low = [(j1 + j2 + j3) // 2, (j1 + l2 + l3) // 2, (l1 + j2 + l3) // 2, (l1 + l2 + j3) // 2]
-    high = [(j1 + j2 + l1 + l2) // 2, (j2 + j3 + l2 + l3) // 2, (j3 + j1 + l3 + l1) // 2]
-    f, total = math.factorial, 0
-    bottom = math.prod(f(max(high) - s) for s in low) * math.prod(f(h - max(low)) for h in high)
-    for t in range(max(low), min(high) + 1):
-        total += Fraction(
-            (-1) ** t * f(t + 1) * bottom, math.prod(f(t - s) for s in low) * math.prod(f(h - t) for h in high)
-        )
-    square = Fraction(total) ** 2 / bottom**2 * math.prod(triangles)
-    return math.copysign(1, total) * _root(square.numerator, square.denominator)
+    low = [t[3] for t in triangles]
+    high = ((j1 + j2 + l1 + l2) // 2, (j2 + j3 + l2 + l3) // 2, (j3 + j1 + l3 + l1) // 2)
+    f, c, (a12, a13, a23, _) = math.factorial, math.comb, triangles[0]
+    # Racah's sum, its factorials gathered into binomials: whole numbers
+    total = sum(
+        (-1) ** t * c(t + 1, t - low[0]) * c(a12, t - low[3]) * c(a13, t - low[2]) * c(a23, t - low[1])
+        for t in range(max(low), min(high) + 1)
+    )
+    deltas = [(math.prod(map(f, t[:3])), f(t[3] + 1)) for t in triangles]  # Δ² of each, numerator and denominator
+    numerator = total**2 * deltas[0][1] * math.prod(d[0] for d in deltas[1:])
+    root = _root(numerator, deltas[0][0] * math.prod(d[1] for d in deltas[1:]))
+    return root if total > 0 else -root
 
 
 @functools.lru_cache(1 << 18)
@@ -55,23 +55,12 @@ def _threej(j1, j2, j3, m1, m2, m3):
     triangle = _triangle(j1, j2, j3)
     if triangle is None or m1 + m2 + m3 or any(abs(m) > j or (j + m) % 2 for j, m in ((j1, m1), (j2, m2), (j3, m3))):
         return np.longdouble(0)
-    f, total = math.factorial, Fraction(0)
-    for t in range((j1 + j2 - j3) // 2 + 1):
-        parts = (
-            t,
-            (j3 - j2 + m1) // 2 + t,
-            (j3 - j1 - m2) // 2 + t,
-            (j1 + j2 - j3) // 2 - t,
-            (j1 - m1) // 2 - t,
-            (j2 + m2) // 2 - t,
-        )
-        if min(parts) >= 0:
-            total += Fraction((-1) ** t, math.prod(map(f, parts)))
-    square = total**2 * triangle
-    for j, m in ((j1, m1), (j2, m2), (j3, m3)):
-        square *= f((j + m) // 2) * f((j - m) // 2)
-    sign = (-1) ** ((j1 - j2 - m3) // 2) * (1 if total >= 0 else -1)
-    return sign * _root(square.numerator, square.denominator)
+    f, c, (a12, a13, a23, whole) = math.factorial, math.comb, triangle
+    up, down = (j1 - m1) // 2, (j2 + m2) // 2
+    total = sum((-1) ** t * c(a12, t) * c(a13, up - t) * c(a23, down - t) for t in range(min(a12, up, down) + 1))
+    numerator = total**2 * math.prod(f((j + m) // 2) * f((j - m) // 2) for j, m in ((j1, m1), (j2, m2), (j3, m3)))
+    root = _root(numerator, f(a12) * f(a13) * f(a23) * f(whole + 1))
+    return root if (total > 0) == ((j1 - j2 - m3) % 4 == 0) else -root
 
 
 def _ratio(got, expected, largest):
@@ -82,8 +71,8 @@ def _ratio(got, expected, largest):
 
 
 def _spins(draw, rows):
-    most = draw.choice((2, 6, 12, 20))
-    return draw.integers(0, most + 1, rows, draw.size(0, 17))
+    most = draw.choice((2, 6, 12, 20, 20, 60, 400 if draw.chance(0.2) else 20))
+    return draw.integers(0, most + 1, rows, draw.size(0, 17 if most < 60 else 4))
 
 
 @op(lambda draw: (_spins(draw, 6),), _SYMBOL_BOUND)
@@ -105,7 +94,12 @@ def simplex_threej(args, got):
     return _ratio(got[0], [_threej(*s) for s in args[0].T.tolist()], int(args[0][:3].max()) if args[0].numel() else 0)
 
 
-@op(lambda draw: (_spins(draw, 5), 24), _SYMBOL_BOUND)
+def _family_arguments(draw):
+    spins = _spins(draw, 5)
+    return spins, draw.number(0, 4) + 1 + (int(spins.max()) if spins.numel() else 0)
+
+
+@op(_family_arguments, _SYMBOL_BOUND)
 def simplex_sixj_family(args, got):
     spins, width = args
     first, values = got
@@ -144,7 +138,7 @@ def simplex_sixj_blocks(args, got):
 
 def _table_arguments(draw):
     largest = int(draw.choice((0, 1, 3, 6, 8)))
-    cursor = int(draw.rng.integers((largest + 1) ** 3))
+    cursor = draw.number(0, (largest + 1) ** 3)
     return torch.tensor(cursor), largest, int(draw.choice((1, 40, 2000)))
 
 
@@ -161,7 +155,9 @@ def _simplices(draw):
     points = draw.rng.standard_normal((n, 5, 4))
     if draw.chance(0.3):
         points[..., 3] *= 1e-3  # nearly flat
-    points *= 10.0 ** (0 if draw.tame else draw.rng.integers(-6, 7))
+    elif draw.chance(0.1) and n:
+        points[:, 1] = points[:, 0] + 1e-4 * points[:, 1]  # a short edge
+    points *= 10.0 ** (0 if draw.tame else draw.number(-6, 7))
     return points, draw.integers(-3, 4, n, 10).double()
 
 

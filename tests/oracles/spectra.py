@@ -19,7 +19,7 @@ def _pair_arguments(draw):
 
 
 def _kernel_arguments(draw):
-    return *_pair_arguments(draw), int(draw.rng.integers(5)), draw.chance(0.4)
+    return *_pair_arguments(draw), draw.number(0, 5), draw.chance(0.4)
 
 
 def _profile(u, profile, slope):
@@ -83,7 +83,7 @@ def _shells_arguments(draw):
     dtype, rows, last, shells = draw.dtype(), draw.size(0, 17), draw.size(0, 17), draw.size(1, 17)
     x = draw.values(draw.size(0, 3), rows, last, 2, dtype=dtype)
     y = draw.values(*x.shape, dtype=dtype) if draw.chance(0.5) else None
-    return x, y, draw.integers(0, shells, rows, last).int(), shells, int(draw.rng.integers(3))
+    return x, y, draw.integers(0, shells, rows, last).int(), shells, draw.number(0, 3)
 
 
 @op(_shells_arguments, "8 eps Σ|x||y| of a shell", dense=True)
@@ -106,7 +106,7 @@ def spectra_shells(args, got):
 
 
 def _grid_arguments(draw):
-    dtype, axes = draw.dtype(), int(draw.rng.integers(2, 5))
+    dtype, axes = draw.dtype(), draw.number(2, 5)
     sizes = [int(draw.choice((1, 2, 3, 4, 5) if axes > 2 else (1, 2, 3, 5, 8, 12, 15, 16, 20))) for _ in range(axes)]
     shells = draw.size(1, 17)
     window = draw.values(sum(sizes), dtype=dtype) if draw.chance(0.4) else None
