@@ -101,11 +101,12 @@ def test_attention_vjp_is_the_transpose_of_jvp(isa):
         torch.testing.assert_close(left, right, rtol=1e-12, atol=0)
 
 
+@pytest.mark.parametrize("kind", ["dot", "l2"])
 @pytest.mark.parametrize("op", OPS)
-def test_attention_products_read_any_layout(op, layout):
-    inputs = tensors(op, (2, 2, 13, 13, 5, 5))
-    spread = [layout(x) for x in inputs]
-    for a, b in zip(parts(OPS[op](*spread)), parts(OPS[op](*[x.clone() for x in spread])), strict=True):
+def test_attention_products_have_the_same_bits_in_any_layout(op, layout, kind):
+    spread = [layout(x) for x in tensors(op, (2, 2, 13, 13, 16, 5), dtype=torch.float32)]
+    dense = [x.contiguous() for x in spread]
+    for a, b in zip(parts(OPS[op](*spread, kind=kind)), parts(OPS[op](*dense, kind=kind)), strict=True):
         assert torch.equal(a, b)
 
 

@@ -41,10 +41,7 @@ void pack_direction_of(const AttentionShape& s, const AttentionHead& head) {
   pack_by_rows<T>(head.dv, 0, s.m, keys, direction.dv_by_key);
   const State<T> state(s, head.state);
   for (std::int64_t j = 0; j < keys; ++j) {
-    T moved = 0;
-    if (s.l2 && j < s.m)
-      for (std::int64_t f = 0; f < s.d; ++f)
-        moved += state.k_by_key[(f / kTileCols<T> * keys + j) * kTileCols<T> + f % kTileCols<T>] * at<T>(head.dk, j, f);
+    const T moved = s.l2 ? key_product(state.k, direction.dk, j, s.d) : 0;
     direction.dbias[j] = static_cast<T>(-s.scale) * moved;
   }
 }

@@ -77,9 +77,13 @@ struct State {
   }
 };
 
+// Σ_f a_f b_f of one key of panels by features. Packed values have one layout, whatever that of the tensors was: one rounding.
 template <class T>
-GRAMIAN_INLINE T at(const Rows& source, std::int64_t row, std::int64_t col) {
-  return static_cast<const T*>(source.data)[row * source.row_stride + col * source.col_stride];
+GRAMIAN_INLINE T key_product(const T* a, const T* b, std::int64_t key, std::int64_t d) {
+  const std::int64_t first = key / kTileCols<T> * kTileCols<T> * d + key % kTileCols<T>;
+  T sum = 0;
+  for (std::int64_t f = 0; f < d; ++f) sum += a[first + f * kTileCols<T>] * b[first + f * kTileCols<T>];
+  return sum;
 }
 
 template <class T>
@@ -92,9 +96,7 @@ void pack_state_of(const AttentionShape& s, const AttentionHead& head) {
   pack_by_rows<T>(head.k, 0, s.m, state.keys, state.k_by_key);
   pack_by_rows<T>(head.v, 0, s.m, state.keys, state.v_by_key);
   for (std::int64_t j = 0; j < state.keys; ++j) {
-    T square = 0;
-    if (s.l2 && j < s.m)
-      for (std::int64_t f = 0; f < s.d; ++f) square += at<T>(head.k, j, f) * at<T>(head.k, j, f);
+    const T square = s.l2 ? key_product(state.k, state.k, j, s.d) : 0;
     state.bias[j] = static_cast<T>(-0.5 * s.scale) * square;
   }
 }
