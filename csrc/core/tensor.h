@@ -83,15 +83,21 @@ inline void check_same(const char* op, const char* name, const Tensor& t, const 
   if (t.device() != as.device()) refuse(op, ": ", name, " must be on the device of ", as_name);
 }
 
-// The last two axes of `t`, at index `batch` of the flattened axes before them.
-inline Rows rows_of(const Tensor& t, Element element, std::int64_t batch = 0) {
-  const std::int64_t axes = t.dim(), size = element == Element::f64 ? 8 : element == Element::f32 ? 4 : 2;
+// Where `t` begins at index `batch` of its first `axes` axes, flattened.
+inline const char* batch_of(const Tensor& t, Element element, std::int64_t axes, std::int64_t batch) {
+  const std::int64_t size = element == Element::f64 ? 8 : element == Element::f32 ? 4 : 2;
   std::int64_t offset = 0;
-  for (std::int64_t d = axes - 3; d >= 0; --d) {
+  for (std::int64_t d = axes - 1; batch > 0 && d >= 0; --d) {
     offset += batch % t.size(d) * t.stride(d);
     batch /= t.size(d);
   }
-  return {static_cast<const char*>(t.const_data_ptr()) + offset * size,
+  return static_cast<const char*>(t.const_data_ptr()) + offset * size;
+}
+
+// The last two axes of `t`, at index `batch` of the flattened axes before them.
+inline Rows rows_of(const Tensor& t, Element element, std::int64_t batch = 0) {
+  const std::int64_t axes = t.dim();
+  return {batch_of(t, element, axes - 2, batch),
           t.size(axes - 2),
           t.size(axes - 1),
           t.stride(axes - 2),

@@ -12,14 +12,8 @@ namespace gramian {
 // a [n, t, d_in], g [n, c, t, d_out], at `batch` of the axes before them. In the trace form outputs are features of g.
 inline Rows activation_rows(const Tensor& a, Element element, std::int64_t batch) {
   const std::int64_t axes = a.dim();
-  Rows rows = rows_of(a, element, 0);
-  const std::int64_t size = element == Element::f64 ? 8 : element == Element::f32 ? 4 : 2;
-  std::int64_t offset = 0;
-  for (std::int64_t d = axes - 4; d >= 0; --d) {
-    offset += batch % a.size(d) * a.stride(d);
-    batch /= a.size(d);
-  }
-  rows.data = static_cast<const char*>(a.const_data_ptr()) + offset * size;
+  Rows rows = rows_of(a, element);
+  rows.data = batch_of(a, element, axes - 3, batch);
   rows.rows = a.size(axes - 3) * a.size(axes - 2);
   rows.row_stride = a.stride(axes - 3);
   rows.inner = {a.size(axes - 2), a.stride(axes - 2)};
@@ -28,14 +22,8 @@ inline Rows activation_rows(const Tensor& a, Element element, std::int64_t batch
 
 inline Rows gradient_rows(const Tensor& g, Element element, std::int64_t batch, bool trace) {
   const std::int64_t axes = g.dim(), outputs = g.size(axes - 3), output_stride = g.stride(axes - 3);
-  const std::int64_t size = element == Element::f64 ? 8 : element == Element::f32 ? 4 : 2;
-  std::int64_t offset = 0;
-  for (std::int64_t d = axes - 5; d >= 0; --d) {
-    offset += batch % g.size(d) * g.stride(d);
-    batch /= g.size(d);
-  }
   const std::int64_t positions = g.size(axes - 2), width = g.size(axes - 1);
-  Rows rows{static_cast<const char*>(g.const_data_ptr()) + offset * size,
+  Rows rows{batch_of(g, element, axes - 4, batch),
             g.size(axes - 4) * positions,
             width,
             g.stride(axes - 4),
