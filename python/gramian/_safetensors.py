@@ -26,6 +26,8 @@ _TYPES = {
     "BF16": torch.bfloat16,
     "I64": torch.int64,
     "I32": torch.int32,
+    "I16": torch.int16,
+    "I8": torch.int8,
     "U8": torch.uint8,
     "BOOL": torch.bool,
 }
@@ -63,12 +65,13 @@ def load(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
         (length,) = struct.unpack("<Q", data[:8])
         header = json.loads(data[8 : 8 + length])
         about = header.pop("__metadata__", {})
-        return {name: _tensor(data[8 + length :], **entry) for name, entry in header.items()}, about
+        values = memoryview(data)[8 + length :]
+        return {name: _tensor(values, **entry) for name, entry in header.items()}, about
     except (ValueError, RuntimeError, KeyError, TypeError, AttributeError, struct.error) as error:
         raise ValueError(f"{path.name} must be a whole safetensors file, got one of {len(data)} bytes") from error
 
 
-def _tensor(data: bytes, dtype: str, shape: list[int], data_offsets: list[int]) -> Tensor:
+def _tensor(data: memoryview, dtype: str, shape: list[int], data_offsets: list[int]) -> Tensor:
     some = bytearray(data[slice(*data_offsets)])
     flat = torch.frombuffer(some, dtype=_TYPES[dtype]) if some else torch.empty(0, dtype=_TYPES[dtype])
     return flat.view(shape)

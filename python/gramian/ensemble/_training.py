@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
+from gramian import _safetensors
 from gramian._progress import progress_bar
 
 from ._decomposition import CHUNK
@@ -232,30 +232,20 @@ def _claim(folder: Path, run: _Run, sets: Tensor, numbers: dict[str, int]) -> No
     partial.replace(manifest)
 
 
-def _save(path: Path, state: dict[str, Any]) -> None:
-    """Write all or nothing: an interruption leaves the file as it was."""
-    partial = path.with_suffix(".partial")
-    with partial.open("wb") as file:
-        torch.save(state, file)
-        file.flush()
-        os.fsync(file.fileno())
-    partial.replace(path)
-
-
 def _groups(
     run: _Run, groups: list[tuple[int, int]], sets: Tensor, seeds: int, together: int, seed: int, shown: bool
 ) -> Iterator[Trained]:
     for training_set, first in progress_bar(groups, "ensemble", shown=shown):
         count = min(together, seeds - first)
-        path = None if run.folder is None else run.folder / f"set{training_set}-seed{first}.pt"
+        path = None if run.folder is None else run.folder / f"set{training_set}-seed{first}.safetensors"
         if path is not None and path.exists():
-            done = torch.load(path, weights_only=True)
+            done, _ = _safetensors.load(path)
         else:
             begin = seed + training_set * seeds + first
             with torch.random.fork_rng(devices=[]):
                 done = _fit(run, sets[training_set], range(begin, begin + count), path)
             if path is not None:
-                _save(path, done)
+                _safetensors.save(path, done, {})
                 path.with_suffix(".state").unlink(missing_ok=True)
         yield Trained(training_set, first, done["predictions"], done["losses"])
 
@@ -298,7 +288,30 @@ class _Stack:
         return torch.stack([self.loss(out, aim) for out, aim in zip(self(x), y, strict=True)])
 
 
-def _fit(run: _Run, rows: Tensor, seeds: range, path: Path | None) -> dict[str, Any]:
+def _save_optimizer(optimizer: torch.optim.Optimizer) -> tuple[dict[str, Tensor], str]:
+    """The state of an optimizer: its tensors, and the rest as JSON."""
+    state, tensors = optimizer.state_dict(), {}
+    for index, of_parameter in state["state"].items():
+        tensors |= {
+            f"optimizer.{index}.{name}": value for name, value in of_parameter.items() if torch.is_tensor(value)
+        }
+        state["state"][index] = {name: value for name, value in of_parameter.items() if not torch.is_tensor(value)}
+    return tensors, json.dumps(state)
+
+
+def _load_optimizer(optimizer: torch.optim.Optimizer, tensors: dict[str, Tensor], rest: str) -> None:
+    state = json.loads(rest)
+    state["state"] = {
+        int(index): of_parameter for index, of_parameter in state["state"].items()
+    }  # JSON's keys are text
+    for key, value in tensors.items():
+        part, *where = key.split(".", 2)
+        if part == "optimizer":
+            state["state"][int(where[0])][where[1]] = value
+    optimizer.load_state_dict(state)
+
+
+def _fit(run: _Run, rows: Tensor, seeds: range, path: Path | None) -> dict[str, Tensor]:
     models = []
     for seed in seeds:
         torch.manual_seed(seed)
@@ -312,19 +325,22 @@ def _fit(run: _Run, rows: Tensor, seeds: range, path: Path | None) -> dict[str, 
     order = torch.empty(m, 0, dtype=torch.int64, device="cpu")  # samples that are still to come in this epoch
     resume = None if path is None else path.with_suffix(".state")
     if resume is not None and resume.exists():
-        state = torch.load(resume, weights_only=True)
+        kept, about = _safetensors.load(resume)
         with torch.no_grad():
-            for parameter, kept in zip(parameters, state["parameters"], strict=True):
-                parameter.copy_(kept)
-        optimizer.load_state_dict(state["optimizer"])
-        stack.buffers, losses, step, order = state["buffers"], state["losses"], state["step"], state["order"]
-        torch.set_rng_state(state["rng"])
+            for i, parameter in enumerate(parameters):
+                parameter.copy_(kept[f"parameter.{i}"])
+        _load_optimizer(optimizer, kept, about["optimizer"])
+        stack.buffers = {name: kept[f"buffer.{name}"].to(t.device) for name, t in stack.buffers.items()}
+        losses, step, order = kept["losses"], int(about["step"]), kept["order"]
+        torch.set_rng_state(kept["rng"])
 
     def keep() -> None:
         if resume is not None:
-            state = {"parameters": [p.detach() for p in parameters], "optimizer": optimizer.state_dict()}
-            now = {"buffers": stack.buffers, "losses": losses, "step": step, "order": order}
-            _save(resume, state | now | {"rng": rng})
+            tensors, rest = _save_optimizer(optimizer)
+            tensors |= {f"parameter.{i}": p for i, p in enumerate(parameters)}
+            tensors |= {f"buffer.{name}": t for name, t in stack.buffers.items()}
+            tensors |= {"losses": losses, "order": order, "rng": rng}
+            _safetensors.save(resume, tensors, {"step": str(step), "optimizer": rest})
 
     consistent, rng, before = True, torch.get_rng_state(), order
     whole = (x.expand(m, *x.shape), y.expand(m, *y.shape))
