@@ -1,4 +1,4 @@
-"""The bits of every op's results over threads, runs, processes and levels: ``python -m tests.determinism --json FILE``."""
+"""The bits of every op's results over threads, runs, processes and levels: ``python -m tests.determinism --json FILE [OP ...]``."""
 
 import argparse
 import hashlib
@@ -37,8 +37,8 @@ def digest(found):
     return hashed.hexdigest()
 
 
-def digests():
-    return {name: digest(results(op)) for name, op in OPS.items()}
+def digests(names):
+    return {name: digest(results(OPS[name])) for name in names}
 
 
 def apart(found, reference):
@@ -52,14 +52,15 @@ def apart(found, reference):
     return most
 
 
-def measure():
+def measure(names):
     np.seterr(all="ignore")
     levels, before = LEVELS[: LEVELS.index(_C.best_isa()) + 1], _C.active_isa()
     other = subprocess.run(
-        [sys.executable, "-m", "tests.determinism"], capture_output=True, text=True, check=True
+        [sys.executable, "-m", "tests.determinism", *names], capture_output=True, text=True, check=True
     ).stdout
     table, elsewhere = {}, json.loads(other)
-    for name, op in OPS.items():
+    for name in names:
+        op = OPS[name]
         row, of_level = {"levels": {}}, {}
         for level in levels:
             _C.set_isa(level)
@@ -78,13 +79,20 @@ def measure():
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--json", type=Path, help="without it, the digests of this process are printed")
+    parser.add_argument("ops", nargs="*", metavar="OP", help="names of ops; all by default")
+    parser.add_argument(
+        "--json",
+        type=Path,
+        help="results are read from here and written back; without it, the digests of this process are printed",
+    )
     options = parser.parse_args()
+    names = options.ops or list(OPS)
     if options.json is None:
         torch.set_num_threads(2)
-        print(json.dumps(digests()))
+        print(json.dumps(digests(names)))
         return
-    options.json.write_text(json.dumps(measure(), indent=1, sort_keys=True) + "\n", encoding="utf-8")
+    known = json.loads(options.json.read_text(encoding="utf-8")) if options.json.exists() else {}
+    options.json.write_text(json.dumps(known | measure(names), indent=1, sort_keys=True) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -33,6 +33,11 @@ def test_fuzzing_left_no_fault_and_no_error_over_its_bound(name):
     assert found["grown_bytes"] < 64 << 20  # over thousands of problems
 
 
+@pytest.mark.parametrize("table", ["fuzz", "determinism"])
+def test_every_op_is_in_the_table(table):
+    assert results(table).keys() == OPS.keys(), "run it for what is missing: see docs/adding-an-op.md"
+
+
 def test_every_planted_fault_was_seen():
     assert {name: r for name, r in results("mutants").items() if r["result"] != "killed"} == {}
 

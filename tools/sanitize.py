@@ -28,6 +28,9 @@ def main() -> int:
         for name in ("libasan.so", "libubsan.so")
     ]
     with tempfile.TemporaryDirectory() as scratch:
+        throwing_new = Path(scratch) / "throwing_new.so"
+        source = Path(__file__).with_name("throwing_new.cpp")
+        subprocess.run(["c++", "-O1", "-fPIC", "-shared", "-o", throwing_new, source], check=True)
         began = time.monotonic()
         copy = Copy(options.folder or Path(scratch), sanitize="address,undefined")
         if not copy.make():
@@ -35,12 +38,16 @@ def main() -> int:
         built = time.monotonic() - began
         passed = copy.passes(
             "-q",
+            "-s",  # else what a sanitizer says ends in pytest's own file, and is lost with the process
             "-p",
             "no:cacheprovider",
+            "-m",
+            "not slow",
             *options.tests,
             seconds=3600,
-            LD_PRELOAD=" ".join(runtime),
-            ASAN_OPTIONS="detect_leaks=0:alloc_dealloc_mismatch=0:allocator_may_return_null=1",
+            LD_PRELOAD=" ".join([str(throwing_new), *runtime]),
+            ASAN_OPTIONS="detect_leaks=0:alloc_dealloc_mismatch=0:verify_asan_link_order=0:allocator_may_return_null=1"
+            ":max_allocation_size_mb=2048",
             UBSAN_OPTIONS="print_stacktrace=1:halt_on_error=1",
         )
         print(copy.said[-6000:])

@@ -41,6 +41,8 @@ class Copy:
             "Python_EXECUTABLE": sys.executable,
             "pybind11_DIR": pybind11.get_cmake_dir(),
             "CMAKE_CXX_FLAGS_RELEASE": "-O1",
+            "CMAKE_CXX_COMPILER_LAUNCHER": shutil.which("ccache")
+            or "",  # a fault that is taken out again costs nothing
         }
         set_options = [f"-D{name}={value}" for name, value in options.items()]
         command = ["cmake", "-S", self.root, "-B", self.build, "-G", "Ninja", *set_options]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -290,7 +290,8 @@ class _Stack:
 
 def _save_optimizer(optimizer: torch.optim.Optimizer) -> tuple[dict[str, Tensor], str]:
     """The state of an optimizer: its tensors, and the rest as JSON."""
-    state, tensors = optimizer.state_dict(), {}
+    state: dict[str, Any] = optimizer.state_dict()
+    tensors: dict[str, Tensor] = {}
     for index, of_parameter in state["state"].items():
         tensors |= {
             f"optimizer.{index}.{name}": value for name, value in of_parameter.items() if torch.is_tensor(value)
