@@ -90,7 +90,7 @@ _DISTANCE_BOUND = "(d + 4) eps64 of a distance (and 1e-158 of the largest entry)
 def neighbors_knn(args, got):
     x, _, y, metric, exclude_self, causal = args
     ratio = 0.0
-    batches = (t.reshape(-1, *t.shape[-2:]) for t in (x, x if y is None else y, *got))
+    batches = (t.reshape(t.shape[:-2].numel(), *t.shape[-2:]) for t in (x, x if y is None else y, *got))
     for a, b, distances, indices in zip(*batches, strict=True):
         table, slack = _table(a, b, metric)
         table = _without(table, diagonal=exclude_self, causal=causal)
@@ -148,7 +148,9 @@ def neighbors_knn_both(args, got):
         whole = torch.ops.gramian.neighbors_knn_both(*args[:4])
         for side, limit in enumerate(reach):
             distances, indices = whole[2 * side : 2 * side + 2]
-            beyond = sign * distances > sign * limit[:, None]
+            beyond = torch.zeros_like(indices, dtype=torch.bool)
+            if limit is not None:
+                beyond = sign * distances > sign * limit[:, None]
             assert torch.equal(got[2 * side], distances.masked_fill(beyond, sign * torch.inf))
             assert torch.equal(got[2 * side + 1], indices.masked_fill(beyond, -1))
         got = whole
