@@ -223,6 +223,27 @@ def test_layers_gram_sums_layers_into_a_block_and_its_mirror():
         assert relative_error(out.permute(0, 2, 1, 3), 2 * whole) < 1e-14
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("trace", [False, True])
+def test_layers_gram_reads_patches_from_images(isa, dtype, trace):
+    images = torch.randn(3, 11, 9, 7, generator=torch.Generator().manual_seed(0)).to(dtype)
+    a = images.unfold(1, 4, 1).unfold(2, 3, 2).permute(0, 1, 2, 4, 5, 3).flatten(4)  # [3, 8, 4, 4, 21]: views
+    assert a.untyped_storage().data_ptr() == images.untyped_storage().data_ptr()
+    written = a.flatten(3).flatten(1, 2)
+    g = torch.randn(3, 2, 32, 5, generator=torch.Generator().manual_seed(1)).to(dtype)
+    op = torch.ops.gramian.ntk_layers_gram_.default
+    kernels = []
+    for inputs in (a, written):
+        for route in (0, 1):
+            out = torch.empty((3, 1, 3, 1) if trace else (3, 2, 3, 2), dtype=torch.promote_types(dtype, torch.float32))
+            op(out, [inputs], [g], [], [], [1], [route], trace, False, 0, 0, False)
+            op(out, [inputs[:1]], [g[:1]], [inputs[1:]], [g[1:]], [1], [route], trace, True, 0, 1, True)
+            kernels.append(out)
+    assert torch.equal(kernels[0], kernels[2])
+    assert torch.equal(kernels[1], kernels[3])
+    assert relative_error(kernels[0], kernels[1].double()) < 1e-5
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
@@ -413,6 +434,10 @@ IMAGE, SEQUENCE, VOLUME, CLASSES = "image", "sequence", "volume", "classes"
 LAYERS = {
     "conv1d": (SEQUENCE, lambda: [nn.Conv1d(4, 6, 3, padding="same", padding_mode="circular"), nn.Tanh(), Mean()]),
     "conv2d": (IMAGE, lambda: [nn.Conv2d(4, 8, 3, 2, 1, 2), nn.ReLU(), nn.Conv2d(8, 3, (2, 1), bias=False), Mean()]),
+    "conv2d read in place": (
+        IMAGE,
+        lambda: [nn.Conv2d(4, 16, 1), nn.Tanh(), nn.Conv2d(16, 5, 3, (1, 2), 1, (2, 1)), nn.Tanh(), Mean()],
+    ),
     "conv2d in groups": (IMAGE, lambda: [nn.Conv2d(4, 8, (3, 2), (1, 2), groups=2), nn.Tanh(), Mean()]),
     "conv2d by channel": (IMAGE, lambda: [nn.Conv2d(4, 4, 3, groups=4, bias=False), nn.Tanh(), Mean()]),
     "conv2d shared": (IMAGE, lambda: [ConvolvingTwice(), nn.Tanh(), Mean()]),

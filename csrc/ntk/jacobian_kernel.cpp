@@ -36,10 +36,11 @@ void pack_lanes(const Rows& source, const std::int64_t* offset, std::int64_t fir
     for (int r = 0; r < kN; ++r) lanes[r] = offset[r] < 0 ? Vec<T>{} : load_at<T>(along, offset[r] + at, length);
     transpose<T>(lanes);
   };
-  const std::int64_t step = source.inner.stride;
-  if (step == 1 && source.col_stride != 1) {  // positions are adjacent in memory, as in an image
+  const Axis lines = source.middle, line = source.inner;
+  if (line.stride == 1 && source.col_stride != 1 &&
+      start + depth <= line.size) {  // positions are adjacent in memory, as in an image
     Rows along = source;
-    along.col_stride = step;
+    along.col_stride = 1;
     for (std::int64_t k = 0; k < count; ++k)
       for (std::int64_t t = 0; t < depth; t += kN) {
         const int length = static_cast<int>(smaller(kN, depth - t));
@@ -49,15 +50,18 @@ void pack_lanes(const Rows& source, const std::int64_t* offset, std::int64_t fir
       }
     return;
   }
-  for (std::int64_t t = 0; t < depth; ++t)
+  for (std::int64_t t = 0; t < depth; ++t) {
+    // Positions of patches have two axes; those of others do not leave the first.
+    const std::int64_t position = (start + t) / line.size * lines.stride + (start + t) % line.size * line.stride;
     for (std::int64_t k = 0; k < count;) {
       const std::int64_t left = source.part == 0 ? count - k : source.part - (first + k) % source.part;
       const int length = static_cast<int>(smaller(smaller(kN, count - k), left));
       Vec<T> lanes[kN];
-      square(source, feature_offset(source, first + k) + (start + t) * step, length, lanes);
+      square(source, feature_offset(source, first + k) + position, length, lanes);
       for (int f = 0; f < length; ++f) store(place(k + f, t), lanes[f]);
       k += length;
     }
+  }
 }
 
 // Features [count, round_up(count, kGroup)): the first is 1 where `ones` is set, the others are 0.

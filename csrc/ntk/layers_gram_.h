@@ -8,6 +8,7 @@ constexpr const char* kLayersGramSchema =
     "ntk_layers_gram_(Tensor(a!) out, Tensor[] a1, Tensor[] g1, Tensor[] a2, Tensor[] g2, int[] bias, int[] route, "
     "bool trace, bool accumulate, int row, int col, bool mirror) -> ()";
 
+// In the trace form layers may differ in the number of outputs, which are features. An a is [n, t, d_in], or on the CPU the images that its patches are read from (layers.h).
 // `bias` has bit 0 for a constant feature and bit 1 where a holds class numbers for one-hot vectors.
 // out is the whole kernel, [N, c, M, c] or in the trace form [N, 1, M, 1]; the block begins at samples (row, col). Without
 // a second side the block is symmetric; with one, `mirror` writes its transpose at (col, row) too.
@@ -27,19 +28,19 @@ struct LayersGramCall {
       refuse(kOp, ": g1, a2, g2, bias and route must have one entry for each of the ", count, " layers of a1");
     for (std::size_t l = 0; l < count; ++l) {
       check_layer(kOp, item("a1", l), a1[l], item("g1", l), g1[l], false);
-      if (a1[l].size(2) == 0 && bias[l] == 0)
+      if (features_of(a1[l], false) == 0 && bias[l] == 0)
         refuse(kOp, ": ", item("a1", l), " must have features unless bias is set, got shape ", shape_text(a1[l]));
-      if ((bias[l] & 2) != 0 && (a1[l].size(2) != 1 || route[l] != 0))
+      if ((bias[l] & 2) != 0 && (features_of(a1[l], false) != 1 || route[l] != 0))
         refuse(kOp, ": ", item("a1", l), " must have 1 feature and route 0 where it holds class numbers, got shape ",
                shape_text(a1[l]), " and route ", route[l]);
       if (symmetric) continue;
       check_layer(kOp, item("a2", l), a2[l], item("g2", l), g2[l], false);
-      check_other_side(kOp, item("a2", l), a2[l], a1[l], item("g2", l), g2[l], g1[l]);
+      check_other_side(kOp, item("a2", l), a2[l], a1[l], item("g2", l), g2[l], g1[l], false);
     }
     const std::int64_t n = a1[0].size(0), m = symmetric ? n : a2[0].size(0), c = g1[0].size(1), kept = trace ? 1 : c;
     const ScalarType dtype = compute_dtype(element_of(kOp, "a1[0]", a1[0]));
     for (std::size_t l = 0; l < count; ++l) {
-      if (a1[l].size(0) != n || g1[l].size(1) != c || (!symmetric && a2[l].size(0) != m))
+      if (a1[l].size(0) != n || (!trace && g1[l].size(1) != c) || (!symmetric && a2[l].size(0) != m))
         refuse(kOp, ": ", item("g1", l), " must have the samples and outputs of g1[0] ", shape_text(g1[0]),
                ", got shape ", shape_text(g1[l]));
       if (compute_dtype(element_of(kOp, "a1", a1[l])) != dtype)
@@ -58,7 +59,7 @@ struct LayersGramCall {
     if (out.device() != a1[0].device()) refuse(kOp, ": out must be on the device of a1[0]");
 
     for (std::size_t l = 0; l < count; ++l)
-      layers.push_back(layer_of(a1[l], g1[l], symmetric ? a1[l] : a2[l], symmetric ? g1[l] : g2[l], 0, trace,
+      layers.push_back(layer_of(a1[l], g1[l], symmetric ? a1[l] : a2[l], symmetric ? g1[l] : g2[l], false, 0, trace,
                                 (bias[l] & 1) != 0, (bias[l] & 2) != 0, static_cast<Route>(route[l])));
     const std::int64_t stride = out.size(2) * kept, value_bytes = dtype == ScalarType::Double ? 8 : 4;
     const auto at = [&](std::int64_t i, std::int64_t j) {

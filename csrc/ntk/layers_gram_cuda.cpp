@@ -10,6 +10,8 @@ void ntk_layers_gram_cuda(Tensor out, const std::vector<Tensor>& a1, const std::
                           const std::vector<Tensor>& a2, const std::vector<Tensor>& g2,
                           const std::vector<std::int64_t>& bias, const std::vector<std::int64_t>& route, bool trace,
                           bool accumulate, std::int64_t row, std::int64_t col, bool mirror) {
+  for (const Tensor& a : a1)
+    if (a.dim() != 3) refuse("layers_gram_: a1 must be [n, t, d_in] on CUDA, got shape ", shape_text(a));
   const LayersGramCall call(out, a1, g1, a2, g2, bias, route, trace, accumulate, row, col, mirror);
   if (call.matrix.rows == 0 || call.matrix.cols == 0) return;
   const cuda::OnDevice device(out);

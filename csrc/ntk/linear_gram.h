@@ -27,7 +27,7 @@ struct LinearGramCall {
       refuse(kOp, ": ", a2_given ? "g2" : "a2", " must be given with ", a2_given ? "a2" : "g2", ", got None");
     if (a2_given) {
       check_layer(kOp, "a2", a2_, "g2", g2_, true);
-      check_other_side(kOp, "a2", a2_, a1, "g2", g2_, g1);
+      check_other_side(kOp, "a2", a2_, a1, "g2", g2_, g1, true);
       bool same_batch = a2_.dim() == a1.dim();
       for (std::int64_t d = 0; same_batch && d < a1.dim() - 3; ++d) same_batch = a1.size(d) == a2_.size(d);
       if (!same_batch) refuse(kOp, ": a2 must have the batch of a1 ", shape_text(a1), ", got shape ", shape_text(a2_));
@@ -47,7 +47,9 @@ struct LinearGramCall {
     element = element_of(kOp, "a1", a1);
   }
 
-  Layer layer(std::int64_t batch) const { return layer_of(a1_, g1_, a2_, g2_, batch, trace_, bias_, false, route_); }
+  Layer layer(std::int64_t batch) const {
+    return layer_of(a1_, g1_, a2_, g2_, true, batch, trace_, bias_, false, route_);
+  }
 
   KernelMatrix matrix(const Tensor& out, std::int64_t batch) const {
     void* const to =

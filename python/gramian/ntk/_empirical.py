@@ -10,7 +10,7 @@ from torch import Tensor
 
 from gramian._progress import progress_bar
 
-from ._linear_gram import LayerCost, route_of
+from ._linear_gram import LayerCost, layer_cost
 from ._recording import Factors, factors_of, record
 
 if TYPE_CHECKING:
@@ -27,7 +27,7 @@ def _explain(factors: Sequence[Factors], costs: Sequence[LayerCost], *, header: 
     head = f"{'parameters':<36} {'t':>6} {'d_in':>6} {'d_out':>6} {'hadamard':>10} {'materialise':>11}  route"
     lines = [head] if header else []
     for f, cost in zip(factors, costs, strict=True):
-        sizes = f"{f.a.shape[1]:>6} {f.a.shape[2] + f.bias:>6} {f.g.shape[3]:>6}"
+        sizes = f"{f.pieces[0].shape[2]:>6} {f.d_in:>6} {f.pieces[0].shape[3]:>6}"
         lines.append(f"{f.name:<36} {sizes} {cost.hadamard:>10.2e} {cost.materialise:>11.2e}  {cost.route}")
     return "\n".join(lines)
 
@@ -61,7 +61,7 @@ def _passes(left: Iterable[Factors], right: Iterable[Factors] | None) -> Iterato
     held = 0
     for pair in zip(left, itertools.repeat(None)) if right is None else zip(left, right, strict=True):
         some.append(pair)
-        held += sum((f.a.numel() + f.g.numel()) * f.g.element_size() for f in pair if f is not None)
+        held += sum(f.bytes for f in pair if f is not None)
         if held > _WRITTEN_BYTES:
             yield some
             some, held = [], 0
@@ -79,25 +79,42 @@ def _add(
     mirror: bool,
     explain: bool,
 ) -> None:
-    left = [f for f, _ in layers]
-    right = [f for _, f in layers if f is not None]
-    costs = [route_of(f.a, f.g, None if f2 is None else f2.a, bias=f.bias, trace=trace) for f, f2 in layers]
-    costs = [c._replace(route="hadamard") if f.equal else c for f, c in zip(left, costs, strict=True)]
+    costs = [_cost(f, f2, trace=trace) for f, f2 in layers]
     if explain:
-        print(_explain(left, costs, header=not accumulate))
-    _layers_gram(
-        kernel,
-        [f.a for f in left],
-        [f.g for f in left],
-        [f.a for f in right],
-        [f.g for f in right],
-        [int(f.bias) + 2 * f.equal for f in left],
-        [int(cost.route == "materialise") for cost in costs],
-        trace,
-        accumulate,
-        *at,
-        mirror,
+        print(_explain([f for f, _ in layers], costs, header=not accumulate))
+    a1: list[Tensor] = []
+    g1: list[Tensor] = []
+    a2: list[Tensor] = []
+    g2: list[Tensor] = []
+    flags: list[int] = []
+    routes: list[int] = []
+    for (f, f2), cost in zip(layers, costs, strict=True):
+        materialised = cost.route == "materialise"
+        # A trace is a sum over outputs: where gradients are formed, outputs that are apart may be layers of their own.
+        one = trace and materialised
+        pieces = f.pieces if one else [f.g]
+        a1 += [f.a] * len(pieces)
+        g1 += pieces
+        if f2 is not None:
+            a2 += [f2.a] * len(pieces)
+            g2 += f2.pieces if one else [f2.g]
+        flags += [int(f.bias) + 2 * f.equal] * len(pieces)
+        routes += [int(materialised)] * len(pieces)
+    _layers_gram(kernel, a1, g1, a2, g2, flags, routes, trace, accumulate, *at, mirror)
+
+
+def _cost(f: Factors, f2: Factors | None, *, trace: bool) -> LayerCost:
+    cost = layer_cost(
+        len(f.a),
+        len(f.a if f2 is None else f2.a),
+        outputs=sum(piece.shape[1] for piece in f.pieces),
+        positions=f.pieces[0].shape[2],
+        d_in=f.d_in,
+        d_out=f.pieces[0].shape[3],
+        symmetric=f2 is None,
+        trace=trace,
     )
+    return cost._replace(route="hadamard") if f.equal else cost
 
 
 def empirical_ntk(
@@ -116,8 +133,8 @@ def empirical_ntk(
 
     Args:
         model: a module that maps ``[n, ...]`` to ``[n, c]`` (or ``[n]``: one output), sample by sample, with the samples on
-            the first axis of every layer. Linear layers, convolutions, embeddings and norms (of statistics that are fixed)
-            have rules; any other module with parameters is differentiated by itself with torch.func, which writes out its
+            the first axis of every layer. Linear layers, convolutions, embeddings, multi-head attention and norms (of
+            statistics that are fixed) have rules; any other module with parameters is differentiated by itself with torch.func, which writes out its
             gradients, ``[n, c, p]``; so is the whole model by a parameter that is used outside its layer. Layers may be
             used more than once and share parameters.
         x1: ``[n, ...]`` inputs, in the dtype and on the device that the model takes.
@@ -196,7 +213,9 @@ def empirical_ntk(
         accumulate = False
         for first in range(0, len(rows.seeds), together):
             some = slice(first, first + together)
-            for layers in _passes(factors_of(rows, some), None if alone else factors_of(cols, some)):
+            for layers in _passes(
+                factors_of(rows, some, apart=trace), None if alone else factors_of(cols, some, apart=trace)
+            ):
                 _add(
                     kernel,
                     layers,

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from gramian import _autograd, _fake
 
-__all__ = ["LayerCost", "Route", "layer_cost", "linear_gram", "route_of"]
+__all__ = ["LayerCost", "Route", "layer_cost", "linear_gram"]
 
 Route = Literal["auto", "hadamard", "materialise"]
 
@@ -166,21 +166,6 @@ def layer_cost(
     return LayerCost(hadamard, materialise, "hadamard" if hadamard <= materialise else "materialise")
 
 
-def route_of(a1: Tensor, g1: Tensor, a2: Tensor | None, *, bias: bool, trace: bool) -> LayerCost:
-    n, positions, d_in = a1.shape[-3:]
-    m = n if a2 is None else a2.shape[-3]
-    return layer_cost(
-        n,
-        m,
-        outputs=g1.shape[-3],
-        positions=positions,
-        d_in=d_in + bias,
-        d_out=g1.shape[-1],
-        symmetric=a2 is None,
-        trace=trace,
-    )
-
-
 def linear_gram(
     a1: Tensor,
     g1: Tensor,
@@ -242,7 +227,17 @@ def linear_gram(
         g2 = None if g2 is None else g2.sum(1, keepdim=True)
     fits = a1.ndim == 3 and g1.ndim == 4 and (a2 is None or a2.ndim == 3)  # else the op refuses it
     if route == "auto" and fits:
-        route = route_of(a1, g1, a2, bias=bias, trace=reduce != "full").route
+        n, positions, d_in = a1.shape
+        route = layer_cost(
+            n,
+            n if a2 is None else len(a2),
+            outputs=g1.shape[1],
+            positions=positions,
+            d_in=d_in + bias,
+            d_out=g1.shape[3],
+            symmetric=a2 is None,
+            trace=reduce != "full",
+        ).route
     if not fits and a1.ndim != 3:
         raise ValueError(f"linear_gram: a1 must be [n, t, d_in], got shape {tuple(a1.shape)}")
     kernel = cast("Tensor", _linear_gram(a1, g1, a2, g2, bias, reduce != "full", route == "materialise"))

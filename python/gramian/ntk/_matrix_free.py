@@ -257,7 +257,7 @@ def ntk_diagonal(
 
 def _squares(f: Factors) -> Tensor:
     """``|J[n, c]|²`` of one layer by the cheaper route."""
-    a, g = f.a, f.g
+    a, g = f.flat, f.g
     gram: Tensor
     if f.equal:  # an embedding: the activation Gram is an equality test
         gram = (a == a.mT).to(g.dtype) + int(f.bias)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -14,7 +15,8 @@ from torch import Tensor, nn
 from torch.autograd.graph import GradientEdge, get_gradient_edge
 from torch.nn.utils.parametrize import is_parametrized
 
-from ._rules import MOST_ONE_HOT, RULES, Call, Gradients, Part, by_samples, quietly, refusal, sample_axis, tensors_in
+from ._by_samples import by_samples, quietly
+from ._rules import MOST_ONE_HOT, RULES, Call, Gradients, Part, refusal, sample_axis, tensors_in
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -32,10 +34,34 @@ class Factors:
     """
 
     name: str
-    a: Tensor  # [n, t, d_in]
-    g: Tensor  # [n, c, t, d_out]
+    a: Tensor  # [n, t, d_in], or images that patches are read from (see `Part.a`)
+    pieces: list[Tensor]  # of some outputs each, as the backward passes gave them: [n, c, t, d_out]
     bias: bool
     equal: bool = False
+
+    @property
+    def g(self) -> Tensor:
+        """``[n, c, t, d_out]`` of all outputs."""
+        return self.pieces[0] if len(self.pieces) == 1 else torch.cat(self.pieces, 1)
+
+    @property
+    def flat(self) -> Tensor:
+        """``a`` as ``[n, t, d_in]``, written out."""
+        return _flat(self.a)
+
+    @property
+    def d_in(self) -> int:
+        """Features of ``a``, counting 1 more for a bias."""
+        return self.a.shape[2 if self.a.ndim == 3 else 3 :].numel() + self.bias
+
+    @property
+    def bytes(self) -> int:
+        inputs = self.a.untyped_storage().nbytes() if self.a.ndim == 5 else self.a.numel() * self.a.element_size()
+        return inputs + sum(piece.numel() * piece.element_size() for piece in self.pieces)
+
+
+def _flat(a: Tensor) -> Tensor:
+    return a.flatten(3).flatten(1, 2) if a.ndim == 5 else a
 
 
 @dataclass
@@ -56,9 +82,9 @@ class Recording:
     calls: list[_Recorded]
     wanted: dict[nn.Parameter, str]
     seeds: Tensor  # [c, n, C]: what is differentiated
-    held: tuple[slice, list[Gradients]] | None = None  # of the last backward pass
+    held: tuple[slice, list[list[Gradients]]] | None = None  # of the last backward pass
 
-    @property
+    @cached_property
     def bytes(self) -> tuple[int, int]:
         """What the layers' inputs take, and their gradients for each output."""
         size, calls = self.out.element_size(), [call.call for call in self.calls]
@@ -233,63 +259,70 @@ def record(model: nn.Module, x: Tensor, outputs: str | int | Tensor, params: Seq
 _BATCHED_BYTES = 8 << 20
 
 
-def _backward(recording: Recording, seeds: Tensor) -> list[Gradients]:
-    """Gradients at every output of every call, ``[seeds, ...]``."""
+def _backward(recording: Recording, seeds: Tensor, *, apart: bool) -> list[list[Gradients]]:
+    """Gradients at every output of every call, ``[seeds, ...]``; with ``apart`` they may come in pieces of some seeds each."""
     edges = [edge for call in recording.calls for edge in call.edges if edge is not None]
 
     def one(seed: Tensor) -> tuple[Tensor, ...]:
         found = torch.autograd.grad(recording.out, edges, seed, retain_graph=True, allow_unused=True)
         return tuple(torch.empty(0) if g is None else g for g in found)
 
-    def in_turn() -> list[Tensor]:
+    def in_turn() -> list[list[Tensor]]:
+        if apart or len(seeds) == 1:
+            return [[g[None] for g in one(seed)] for seed in seeds]
         together: list[Tensor] = []
         for at, seed in enumerate(seeds):
             each = one(seed)
             together = together or [g.new_empty(len(seeds), *g.shape) for g in each]
             for to, g in zip(together, each, strict=True):
                 to[at] = g
-        return together
+        return [together]
 
-    if len(seeds) == 1:
-        found = [g[None] for g in one(seeds[0])]
-    elif recording.bytes[1] > _BATCHED_BYTES:
+    if len(seeds) == 1 or recording.bytes[1] > _BATCHED_BYTES:
         found = in_turn()
     else:
         try:
-            found = list(quietly(lambda: torch.func.vmap(one)(seeds)))
+            found = [list(quietly(lambda: torch.func.vmap(one)(seeds)))]
         except RuntimeError:  # batching rules of backward operations are wrong or missing (PReLU in torch 2.13)
             found = in_turn()
-    remaining = iter(found)
-    gradients: list[Gradients] = []
-    for call in recording.calls:
-        each = [None if edge is None else next(remaining) for edge in call.edges]
-        gradients.append([None if g is None or g.numel() == 0 else g for g in each])
-    return gradients
+
+    def by_call(piece: list[Tensor]) -> list[Gradients]:
+        remaining = iter(piece)
+        each = [[None if edge is None else next(remaining) for edge in call.edges] for call in recording.calls]
+        return [[None if g is None or g.numel() == 0 else g for g in gradients] for gradients in each]
+
+    return [by_call(piece) for piece in found]
 
 
-def _written_out(part: Part, g: Tensor) -> tuple[Part, Tensor]:
+def _written_out(part: Part, pieces: list[Tensor]) -> tuple[Part, list[Tensor]]:
     """The same with the gradient itself for ``g``, its entries in the order of the parameter's."""
     if part.a is None:
-        return part, g
+        return part, pieces
     if part.equal:
         raise refusal(
             f"model must not share an embedding of more than {MOST_ONE_HOT} classes with a layer of another type"
         )
-    product = torch.einsum("ncto,nti->ncio" if part.turned else "ncto,nti->ncoi", g, part.a())
+    sums = "ncto,nti->ncio" if part.turned else "ncto,nti->ncoi"
+    products = [torch.einsum(sums, g, _flat(part.a())) for g in pieces]
     if part.taps > 1:
-        product = torch.unflatten(product, -1, (part.taps, -1)).mT
-    return replace(part, a=None), product.flatten(2).unsqueeze(2)
+        products = [torch.unflatten(product, -1, (part.taps, -1)).mT for product in products]
+    return replace(part, a=None), [product.flatten(2).unsqueeze(2) for product in products]
 
 
-def factors_of(recording: Recording, outputs: slice = slice(None)) -> Iterator[Factors]:
-    """Run the backward pass of some of the seeds; make the factors of all wanted parameters, one at a time."""
+def factors_of(recording: Recording, outputs: slice = slice(None), *, apart: bool = False) -> Iterator[Factors]:
+    """Run the backward pass of some of the seeds; make the factors of all wanted parameters, one at a time.
+
+    With ``apart`` the gradients of outputs that went through the network in turn stay apart: putting them together takes
+    as long as a quarter of a transformer's backward pass.
+    """
     wanted = recording.wanted
-    uses: list[tuple[Part, Gradients]] = []
+    uses: list[tuple[Part, list[Gradients]]] = []
     if recording.held is None or recording.held[0] != outputs:
         recording.held = None  # before the next: two would not fit
-        recording.held = outputs, _backward(recording, recording.seeds[outputs])
-    for call, gradients in zip(recording.calls, recording.held[1], strict=True):
-        if all(g is None for g in gradients):
+        recording.held = outputs, _backward(recording, recording.seeds[outputs], apart=apart)
+    for call, each in zip(recording.calls, zip(*recording.held[1], strict=True), strict=True):
+        gradients: list[Gradients] = list(each)
+        if all(g is None for g in gradients[0]):
             continue
         for part in call.parts:
             weight = part.weight if part.weight in wanted else None
@@ -307,7 +340,7 @@ def factors_of(recording: Recording, outputs: slice = slice(None)) -> Iterator[F
         for parameter in (part.weight, part.bias):
             if parameter is not None:
                 partners.setdefault(parameter, set()).add((part.weight, part.bias))
-    grouped: dict[tuple[nn.Parameter | None, nn.Parameter | None], list[tuple[Part, Gradients]]] = {}
+    grouped: dict[tuple[nn.Parameter | None, nn.Parameter | None], list[tuple[Part, list[Gradients]]]] = {}
     for part, gradients in uses:
         pieces = [part]
         if part.weight is not None and part.bias is not None and len(partners[part.weight] | partners[part.bias]) > 1:
@@ -316,13 +349,21 @@ def factors_of(recording: Recording, outputs: slice = slice(None)) -> Iterator[F
             grouped.setdefault((piece.weight, piece.bias), []).append((piece, gradients))
 
     for key, group in grouped.items():
-        alike = len({(part.a is None, part.turned, part.equal, part.taps) for part, _ in group}) == 1
-        pairs = [(part, part.g(gradients)) for part, gradients in group]
-        pairs = pairs if alike else [_written_out(part, g) for part, g in pairs]
-        inputs = [g.new_empty(g.shape[0], g.shape[2], 0) if part.a is None else part.a() for part, g in pairs]
-        inputs = [a.to(g.dtype) for a, (_, g) in zip(inputs, pairs, strict=True)]  # autocast multiplied a in that type
-        a, g = (
-            (inputs[0], pairs[0][1]) if len(pairs) == 1 else (torch.cat(inputs, 1), torch.cat([g for _, g in pairs], 2))
-        )
         name = " + ".join(wanted[p] for p in key if p is not None)
-        yield Factors(name, a, g, key[1] is not None or a.shape[2] == 0, equal=pairs[0][0].equal)
+        alike = len({(part.a is None, part.turned, part.equal, part.taps) for part, _ in group}) == 1
+        uses_of = [(part, [part.g(piece) for piece in gradients]) for part, gradients in group]
+        if not alike:
+            uses_of = [_written_out(part, g) for part, g in uses_of]
+        inputs = [_input_of(part, g[0]) for part, g in uses_of]
+        if len(group) == 1:
+            a, g = inputs[0], uses_of[0][1]
+        else:
+            a = torch.cat([_flat(a) for a in inputs], 1)
+            g = [torch.cat(pieces, 2) for pieces in zip(*(g for _, g in uses_of), strict=True)]
+        yield Factors(name, a, g, key[1] is not None or a.shape[-1] == 0, equal=uses_of[0][0].equal)
+
+
+def _input_of(part: Part, g: Tensor) -> Tensor:
+    if part.a is None:
+        return g.new_empty(g.shape[0], g.shape[2], 0)
+    return part.a().to(g.dtype)  # autocast multiplied it in that type

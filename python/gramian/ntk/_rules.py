@@ -1,17 +1,15 @@
 """What the parameter gradient of each type of layer is made of.
 
 Most layers' gradients are sums of outer products, ``J[n, c] = sum_t g[n, c, t] a[n, t]ᵀ``: `RULES` says for each type of layer
-what ``a`` is and how ``g`` follows from the gradient at the layer's output. A layer without a rule is differentiated by
-itself, sample by sample, with torch.func.
+what ``a`` is and how ``g`` follows from the gradient at the layer's output.
 """
 
 from __future__ import annotations
 
 import inspect
 import math
-import warnings
 from dataclasses import dataclass
-from functools import cache
+from functools import cached_property
 from typing import TYPE_CHECKING, Any, cast
 
 import torch
@@ -29,8 +27,6 @@ __all__ = [
     "Call",
     "Gradients",
     "Part",
-    "by_samples",
-    "quietly",
     "refusal",
     "sample_axis",
     "tensors_in",
@@ -56,8 +52,9 @@ class Part:
     Attributes:
         weight: the parameter that multiplies ``a``, or None; its entries are the features of ``g`` times those of ``a``.
         bias: the parameter that multiplies the constant 1, or None.
-        a: makes ``[n, t, d_in]``, which may be many times the layer's input; None: the gradient of ``weight`` is ``sum_t g``
-            itself, its entries the features of ``g``.
+        a: makes ``[n, t, d_in]``, which may be many times the layer's input, or ``[n, t_1, t_2, p, d_in / p]``, a view of the
+            images that patches are read from; None: the gradient of ``weight`` is ``sum_t g`` itself, its entries the
+            features of ``g``.
         g: turns the gradients at the call's outputs into ``[n, c, t, d_out]``.
         equal: ``a`` holds class numbers, ``[n, t, 1]``, that stand for one-hot vectors.
         turned: the entries of ``weight`` are features of ``a`` times features of ``g``, in this order.
@@ -74,6 +71,8 @@ class Part:
 
 
 def tensors_in(output: Any) -> list[Tensor]:
+    if isinstance(output, Tensor):  # pytree takes a hundred times as long
+        return [output]
     return [x for x in pytree.tree_leaves(output) if isinstance(x, Tensor)]
 
 
@@ -105,22 +104,34 @@ def _linear(call: Call) -> list[Part]:
     return [Part(weight, bias, lambda: x.reshape(len(x), positions, -1), g)]
 
 
-def _patches(
-    x: Tensor, kernel: Sequence[int], stride: Sequence[int], dilation: Sequence[int], *, taps_first: bool = False
-) -> Tensor:
-    """``[..., d, *size]`` to ``[..., positions, d * kernel]``: what each position of a convolution reads.
-
-    With ``taps_first`` the features are ``kernel * d``, and are copied d at a time.
-    """
+def _windows(x: Tensor, kernel: Sequence[int], stride: Sequence[int], dilation: Sequence[int]) -> Tensor:
+    """``[..., *size]`` to ``[..., *positions, *kernel]``: a view, what each position of a convolution reads."""
     axes = len(kernel)
-    lead = x.ndim - axes - 1
-    if taps_first:
-        x = x.movedim(lead, -1).contiguous().movedim(-1, lead)
-    for axis, (k, s, step) in enumerate(zip(kernel, stride, dilation, strict=True)):
-        x = x.unfold(axis - axes - axis, (k - 1) * step + 1, s)[..., ::step]
-    positions, taps = range(lead + 1, lead + 1 + axes), range(lead + 1 + axes, x.ndim)
-    x = x.permute(*range(lead), *positions, *((*taps, lead) if taps_first else (lead, *taps)))
+    for k, s, step in zip(kernel, stride, dilation, strict=True):
+        x = x.unfold(-axes, (k - 1) * step + 1, s)[..., ::step]
+    return x
+
+
+def _patches(x: Tensor, kernel: Sequence[int], stride: Sequence[int], dilation: Sequence[int]) -> Tensor:
+    """``[..., d, *size]`` to ``[..., positions, d * kernel]``, written out."""
+    axes = len(kernel)
+    x = _windows(x, kernel, stride, dilation)
+    lead = x.ndim - 2 * axes - 1
+    x = x.movedim(lead, lead + axes)
     return x.reshape(*x.shape[:lead], math.prod(x.shape[lead : lead + axes]), -1)
+
+
+_ADJACENT = 16  # features that patches must have side by side to be read in place
+
+
+def _patches_in_place(x: Tensor, kernel: Sequence[int], stride: Sequence[int], dilation: Sequence[int]) -> Tensor:
+    """``[n, d, *size]`` to ``[n, positions, kernel * d]``, or as `Part` says to a view of the images, channels last."""
+    axes = len(kernel)
+    x = x.movedim(1, -1).contiguous().movedim(-1, 1)
+    x = _windows(x, kernel, stride, dilation).movedim(1, -1)  # [n, *positions, *kernel, d]
+    if axes == 2 and dilation[1] == 1 and x.device.type == "cpu" and kernel[1] * x.shape[-1] >= _ADJACENT:
+        return x.flatten(4)
+    return x.reshape(len(x), math.prod(x.shape[1 : 1 + axes]), -1)
 
 
 def _in_groups(x: Tensor, groups: int) -> Tensor:
@@ -134,8 +145,8 @@ def _convolution(call: Call) -> list[Part]:
 
     def a() -> Tensor:
         padded = F.pad(x, module._reversed_padding_repeated_twice, mode)
-        taps_first = groups == 1
-        return _patches(padded, module.kernel_size, module.stride, module.dilation, taps_first=taps_first)
+        patches = _patches_in_place if groups == 1 else _patches
+        return patches(padded, module.kernel_size, module.stride, module.dilation)
 
     weight, bias, groups = cast("nn.Parameter", module.weight), cast("nn.Parameter | None", module.bias), module.groups
     if groups == 1:
@@ -255,6 +266,98 @@ def _batch_norm(call: Call) -> list[Part]:
     return _affine(call, normal, range(3, x.ndim + 1))
 
 
+class _Attention:
+    """One call of multi-head attention, again: its projections, and the gradients at them from that at its output."""
+
+    def __init__(self, call: Call) -> None:
+        module = cast("nn.MultiheadAttention", call.module)
+        bound = inspect.signature(module.forward).bind(*call.args, **call.kwargs)
+        bound.apply_defaults()
+        given = bound.arguments
+        self.module, self.average = module, given["average_attn_weights"]
+        self.together = given["query"] is given["key"] is given["value"]
+        sides = [given[name].detach() for name in ("query", "key", "value")]
+        self.inputs = sides if module.batch_first else [x.transpose(0, 1) for x in sides]  # [n, t, d]
+        self.masks = (given["attn_mask"], given["key_padding_mask"])
+
+    def _heads(self, x: Tensor) -> Tensor:
+        """``[..., t, d]`` to ``[..., head, t, d / heads]``."""
+        return torch.unflatten(x, -1, (self.module.num_heads, -1)).transpose(-2, -3)
+
+    @cached_property
+    def projected(self) -> list[Tensor]:
+        """Queries, keys and values, ``[n, head, t, d / heads]``."""
+        module = self.module
+        if module._qkv_same_embed_dim:
+            weights = module.in_proj_weight.detach().chunk(3)
+        else:
+            weights = tuple(w.detach() for w in (module.q_proj_weight, module.k_proj_weight, module.v_proj_weight))
+        biases = (None,) * 3 if module.in_proj_bias is None else module.in_proj_bias.detach().chunk(3)
+        return [self._heads(F.linear(*side)) for side in zip(self.inputs, weights, biases, strict=True)]
+
+    @cached_property
+    def probabilities(self) -> Tensor:
+        """``[n, head, t, s]``."""
+        q, k, _ = self.projected
+        scores = q @ k.mT / math.sqrt(q.shape[-1])
+        pairs, keys = self.masks
+        if pairs is not None and pairs.ndim == 3:
+            pairs = pairs.unflatten(0, (-1, self.module.num_heads))
+        for mask in (pairs, None if keys is None else keys[:, None, None]):
+            if mask is not None:
+                scores = scores.masked_fill(mask, -math.inf) if mask.dtype == torch.bool else scores + mask
+        return scores.softmax(-1)
+
+    def read(self) -> Tensor:
+        """What the last projection multiplies, ``[n, t, d]``."""
+        return (self.probabilities @ self.projected[2]).transpose(1, 2).flatten(2)
+
+    def at_output(self, gradients: Gradients) -> Tensor:
+        """``[n, c, t, d]``."""
+        first = gradients[0]
+        if first is None:  # nothing but the probabilities was used
+            n, t, d = self.inputs[0].shape
+            return self.probabilities.new_zeros(1, 1, 1, 1).expand(n, len(cast("Tensor", gradients[1])), t, d)
+        return first.permute(1, 0, 2, 3) if self.module.batch_first else first.permute(2, 0, 1, 3)
+
+    def at_projections(self, gradients: Gradients) -> list[Tensor]:
+        """At queries, keys and values, ``[n, c, t, d]``: through softmax, ``dS = P (dP - Σ P dP)``."""
+        (q, k, v), p = (x.unsqueeze(1) for x in self.projected), self.probabilities.unsqueeze(1)
+        by_read = self._heads(self.at_output(gradients) @ self.module.out_proj.weight.detach())
+        by_p = by_read @ v.mT
+        if len(gradients) > 1 and gradients[1] is not None:
+            shown = gradients[1].movedim(0, 1)
+            by_p = by_p + (shown.unsqueeze(2) / self.module.num_heads if self.average else shown)
+        by_scores = p * (by_p - (p * by_p).sum(-1, keepdim=True)) / math.sqrt(q.shape[-1])
+        return [x.transpose(2, 3).flatten(3) for x in (by_scores @ k, by_scores.mT @ q, p.mT @ by_read)]
+
+
+def _attention(call: Call) -> list[Part]:
+    attention = _Attention(call)
+    module, inputs = attention.module, attention.inputs
+    if module.bias_k is not None or module.add_zero_attn:
+        return []
+    weight, bias = cast("nn.Parameter | None", module.in_proj_weight), cast("nn.Parameter | None", module.in_proj_bias)
+    last = module.out_proj
+    out_weight, out_bias = cast("nn.Parameter", last.weight), cast("nn.Parameter | None", last.bias)
+    parts = [Part(out_weight, out_bias, attention.read, attention.at_output)]
+    if weight is not None and attention.together:
+        return [*parts, Part(weight, bias, lambda: inputs[0], lambda g: torch.cat(attention.at_projections(g), -1))]
+
+    def projection(i: int, own: nn.Parameter | None) -> Part:
+        def g(gradients: Gradients) -> Tensor:
+            one, d = attention.at_projections(gradients)[i], module.embed_dim
+            return F.pad(one, (i * d, (2 - i) * d)) if own is None else one  # one weight holds the rows of all three
+
+        return Part(weight if own is None else own, bias if own is None else None, lambda: inputs[i], g)
+
+    def summed(gradients: Gradients) -> Tensor:
+        return torch.cat([x.sum(2, keepdim=True) for x in attention.at_projections(gradients)], -1)
+
+    parts += map(projection, range(3), (module.q_proj_weight, module.k_proj_weight, module.v_proj_weight))
+    return parts if weight is not None or bias is None else [*parts, Part(None, bias, None, summed)]
+
+
 RULES: dict[type[nn.Module], Callable[[Call], list[Part]]] = {
     nn.Linear: _linear,
     nn.Conv1d: _convolution,
@@ -270,6 +373,7 @@ RULES: dict[type[nn.Module], Callable[[Call], list[Part]]] = {
     nn.BatchNorm1d: _batch_norm,
     nn.BatchNorm2d: _batch_norm,
     nn.BatchNorm3d: _batch_norm,
+    nn.MultiheadAttention: _attention,
 }
 
 
@@ -278,68 +382,3 @@ def sample_axis(module: nn.Module, position: int) -> int:
     if position > 0 and isinstance(module, nn.RNNBase | nn.MultiheadAttention):
         return int(isinstance(module, nn.RNNBase))
     return 0 if getattr(module, "batch_first", True) else 1
-
-
-def by_samples(call: Call, parameters: dict[str, nn.Parameter], samples: int) -> list[Part]:
-    """The rule of a module without one: its own gradients of each sample, by torch.func."""
-    module = call.module
-    bound = inspect.signature(module.forward).bind(*call.args, **call.kwargs)
-    given, spec = pytree.tree_flatten_with_path(bound.arguments)
-    axes: list[int | None] = []
-    for path, x in given:
-        axis = sample_axis(module, len([a for a in axes if a is not None]) if isinstance(module, nn.RNNBase) else 0)
-        has_samples = isinstance(x, Tensor) and x.ndim > axis and x.shape[axis] == samples
-        axes.append(axis if has_samples and "attn_mask" not in pytree.keystr(path) else None)
-    values = [x.detach() if isinstance(x, Tensor) else x for _, x in given]
-    tensors = [x for x, axis in zip(values, axes, strict=True) if axis is not None]
-    kept_axes = [axis for axis in axes if axis is not None]
-    held = {name: p.detach() for name, p in parameters.items()}
-
-    @cache
-    def jacobians(cotangents: tuple[Tensor | None, ...]) -> dict[str, Tensor]:
-        used = [i for i, cotangent in enumerate(cotangents) if cotangent is not None]
-        sides = [sample_axis(module, i) for i in used]
-
-        def one(weights: dict[str, Tensor], *sample: Tensor) -> tuple[Tensor, ...]:
-            pieces = iter(sample)
-            merged = [x if axis is None else next(pieces).unsqueeze(axis) for x, axis in zip(values, axes, strict=True)]
-            arguments = inspect.BoundArguments(bound.signature, pytree.tree_unflatten(merged, spec))
-            outputs = tensors_in(torch.func.functional_call(module, weights, arguments.args, arguments.kwargs))
-            return tuple(outputs[i].squeeze(side) for i, side in zip(used, sides, strict=True))
-
-        def one_by_one(cotangent: tuple[Tensor, ...], *sample: Tensor) -> dict[str, Tensor]:
-            weights = {name: p.requires_grad_() for name, p in held.items()}
-            with torch.enable_grad():
-                out = one(weights, *sample)
-            each = [
-                torch.autograd.grad(out, [*weights.values()], c, retain_graph=True, materialize_grads=True)
-                for c in zip(*cotangent, strict=True)
-            ]
-            return {name: torch.stack(rows) for name, rows in zip(weights, zip(*each, strict=True), strict=True)}
-
-        def jacobian(cotangent: tuple[Tensor, ...], *sample: Tensor) -> dict[str, Tensor]:
-            pull = torch.func.vjp(lambda weights: one(weights, *sample), held)[1]
-            return cast("dict[str, Tensor]", torch.func.vmap(lambda *v: pull(v)[0])(*cotangent))
-
-        found = tuple(c for c in cotangents if c is not None)
-        try:
-            mapped = torch.func.vmap(jacobian, (tuple(1 + s for s in sides), *kept_axes))
-            by_name = quietly(lambda: mapped(found, *tensors))
-        except RuntimeError:  # no vmap takes it: recurrent layers write in place, PReLU's batching rule is wrong
-            slices = zip(*(c.unbind(1 + s) for c, s in zip(found, sides, strict=True)), strict=True)
-            pieces = zip(*(x.unbind(axis) for x, axis in zip(tensors, kept_axes, strict=True)), strict=True)
-            rows = [one_by_one(c, *sample) for c, sample in zip(slices, pieces, strict=True)]
-            by_name = {name: torch.stack([row[name] for row in rows]) for name in held}
-        return {name: j.flatten(2).unsqueeze(2) for name, j in by_name.items()}
-
-    def part(name: str) -> Part:
-        return Part(parameters[name], None, None, lambda gradients: jacobians(tuple(gradients))[name])
-
-    return [part(name) for name in parameters]
-
-
-def quietly(batched: Callable[[], Any]) -> Any:
-    """Run a vmap; an operation without a batching rule is looped over, which torch warns of."""
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "There is a performance drop")
-        return batched()
