@@ -36,6 +36,20 @@ def test_rows_that_lie_more_than_2_to_the_31_elements_apart():
     assert distances.flatten().tolist() == pytest.approx([8**0.5, 8**0.5])
 
 
+def test_attention_to_rows_that_lie_more_than_2_to_the_32_bytes_apart():
+    stride = (1 << 30) + 1  # of 4 bytes: addresses, not memory
+    far = torch.empty(stride + 3).as_strided((1, 1, 2, 3), (0, 0, stride, 1))
+    far.copy_(torch.tensor([[1.0, 2, 3], [4, 5, 7]]))
+    mask = torch.empty(BEYOND + 2, dtype=torch.bool).as_strided((1, 1, 2, 2), (0, 0, BEYOND, 1))
+    mask.copy_(torch.tensor([[True, False], [True, True]]))
+    near, small = far.clone(), mask.clone()
+    assert torch.equal(ops.attention_jvp(far, far, far, far, far, far, mask), ops.attention_jvp(*[near] * 6, small))
+    for one, other in zip(
+        ops.attention_vjp(far, far, far, far, mask), ops.attention_vjp(*[near] * 4, small), strict=True
+    ):
+        assert torch.equal(one, other)
+
+
 def test_counts_of_more_than_2_to_the_32_pairs():
     n, m = (1 << 16) + 3, (1 << 16) + 1
     counts = ops.neighbors_count_within(repeated([1.0], n), torch.full((n,), 0.5), repeated([1.25], m))

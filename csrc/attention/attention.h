@@ -1,7 +1,9 @@
 // What attention_jvp, attention_vjp and attention_jtj share: their arguments' checks, and the run over heads and rows.
 #pragma once
+#include <array>
 #include <cmath>
 #include <cstring>
+#include <functional>
 #include <optional>
 #include <vector>
 
@@ -60,11 +62,20 @@ inline Element check_attention(const AttentionOptions& options, const Tensor& q,
   return element;
 }
 
-inline void check_like(const char* op, const char* name, const Tensor& t, const char* as_name, const Tensor& as) {
-  bool same = t.dim() == as.dim();
-  for (std::int64_t axis = 0; same && axis < t.dim(); ++axis) same = t.size(axis) == as.size(axis);
-  if (!same) refuse(op, ": ", name, " must have the shape of ", as_name, " ", shape_text(as), ", got ", shape_text(t));
-  check_same(op, name, t, as_name, as);
+using Three = std::array<std::reference_wrapper<const Tensor>, 3>;
+
+// dq, dk and dv are like q, k and v.
+inline void check_directions(const char* op, const Three& directions, const Three& inputs) {
+  constexpr const char* kNames[][2] = {{"dq", "q"}, {"dk", "k"}, {"dv", "v"}};
+  for (std::size_t part = 0; part < 3; ++part) {
+    const auto [name, as_name] = kNames[part];
+    const Tensor &t = directions[part], &as = inputs[part];
+    bool same = t.dim() == as.dim();
+    for (std::int64_t axis = 0; same && axis < t.dim(); ++axis) same = t.size(axis) == as.size(axis);
+    if (!same)
+      refuse(op, ": ", name, " must have the shape of ", as_name, " ", shape_text(as), ", got ", shape_text(t));
+    check_same(op, name, t, as_name, as);
+  }
 }
 
 inline void check_gradient(const char* op, const Tensor& g, const Tensor& q, const Tensor& v) {

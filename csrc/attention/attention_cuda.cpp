@@ -70,9 +70,7 @@ Tensor attention_jvp_cuda(const Tensor& q, const Tensor& k, const Tensor& v, con
                           std::optional<double> scale, bool l2, const std::optional<Tensor>& state) {
   const AttentionOptions options{"attention_jvp", mask, is_causal, scale, l2};
   const Element element = check_attention(options, q, k, v);
-  check_like(options.op, "dq", dq, "q", q);
-  check_like(options.op, "dk", dk, "k", k);
-  check_like(options.op, "dv", dv, "v", v);
+  check_directions(options.op, {dq, dk, dv}, {q, k, v});
   const cuda::OnDevice device(q);
   Tensor out = attention_output(q, v);
   cuda::AttentionArguments a = arguments_of(options, element, q, k, v);
@@ -106,9 +104,7 @@ std::tuple<Tensor, Tensor, Tensor> attention_jtj_cuda(const Tensor& q, const Ten
                                                       const std::optional<Tensor>& state) {
   const AttentionOptions options{"attention_jtj", mask, is_causal, scale, l2};
   const Element element = check_attention(options, q, k, v);
-  check_like(options.op, "dq", dq, "q", q);
-  check_like(options.op, "dk", dk, "k", k);
-  check_like(options.op, "dv", dv, "v", v);
+  check_directions(options.op, {dq, dk, dv}, {q, k, v});
   if (mix) check_mix(options.op, *mix, q, v);
   const cuda::OnDevice device(q);
   Tensor gq = attention_result(q), gk = attention_result(k), gv = attention_result(v);

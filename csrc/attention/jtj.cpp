@@ -15,9 +15,7 @@ std::tuple<Tensor, Tensor, Tensor> attention_jtj_cpu(const Tensor& q, const Tens
                                                      const std::optional<Tensor>& state) {
   const AttentionOptions options{"attention_jtj", mask, is_causal, scale, l2};
   const Element element = check_attention(options, q, k, v);
-  check_like(options.op, "dq", dq, "q", q);
-  check_like(options.op, "dk", dk, "k", k);
-  check_like(options.op, "dv", dv, "v", v);
+  check_directions(options.op, {dq, dk, dv}, {q, k, v});
   if (mix) check_mix(options.op, *mix, q, v);
   Tensor gq = attention_result(q), gk = attention_result(k), gv = attention_result(v);
   run_attention(options, element,

@@ -10,9 +10,7 @@ Tensor attention_jvp_cpu(const Tensor& q, const Tensor& k, const Tensor& v, cons
                          std::optional<double> scale, bool l2, const std::optional<Tensor>& state) {
   const AttentionOptions options{"attention_jvp", mask, is_causal, scale, l2};
   const Element element = check_attention(options, q, k, v);
-  check_like(options.op, "dq", dq, "q", q);
-  check_like(options.op, "dk", dk, "k", k);
-  check_like(options.op, "dv", dv, "v", v);
+  check_directions(options.op, {dq, dk, dv}, {q, k, v});
   Tensor out = attention_output(q, v);
   run_attention(options, element, {.q = &q, .k = &k, .v = &v, .dq = &dq, .dk = &dk, .dv = &dv, .out = &out}, state);
   return out;

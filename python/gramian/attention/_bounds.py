@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from ._ops import Kind, four, is_l2
+from ._ops import Kind, is_l2
+from ._tokens import read
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -59,26 +60,13 @@ def _read(
 ) -> _Layer:
     if x.dim() != 3 or 0 in x.shape:
         raise ValueError(f"{op}: x must be [batch, n, D] and not empty, got shape {tuple(x.shape)}")
-    batch, n, width = x.shape
-    for name, w in (("wq", wq), ("wk", wk), ("wv", wv)):
-        if w.dim() != 2 or w.shape[0] != width or heads < 1 or w.shape[1] % heads:
-            raise ValueError(
-                f"{op}: {name} must be [{width}, {heads} heads x d], for y = x W, got shape {tuple(w.shape)}"
-            )
-    seen = None if mask is None else four(mask)
-    there = torch.ones(batch, 1, n, 1, dtype=torch.bool, device=x.device)
-    if key_padding_mask is not None:
-        there = ~key_padding_mask.expand(batch, n)[:, None, :, None]
-        seen = there.mT if seen is None else seen & there.mT
-    q, k, v = (
-        torch.unflatten(x @ w if b is None else x @ w + b, 2, (heads, -1)).transpose(1, 2)
-        for w, b in zip((wq, wk, wv), biases, strict=True)
-    )
+    q, k, v, seen, there = read(op, x, wq, wk, wv, wo, biases, heads, mask, key_padding_mask)
+    there = torch.ones_like(x[..., 0], dtype=torch.bool) if there is None else there
     w_q, w_k, w_v = (_triangle(torch.unflatten(w, 1, (heads, -1)).transpose(0, 1)) for w in (wq, wk, wv))
     if wo is not None:
         out = _triangle(torch.unflatten(wo, 0, (heads, -1)).mT).mT
         v, w_v = v @ out, w_v @ out
-    return _Layer(q, k, v, w_q, w_k, w_v, q.shape[3] ** -0.5 if scale is None else scale, there, seen)
+    return _Layer(q, k, v, w_q, w_k, w_v, q.shape[3] ** -0.5 if scale is None else scale, there[:, None, :, None], seen)
 
 
 def _probabilities(at: _Layer, *, is_causal: bool, l2: bool = False) -> Iterator[tuple[slice, Tensor]]:

@@ -10,19 +10,12 @@ from torch import Tensor
 from ._linearize import linearize
 from ._ops import Kind, four, is_l2
 from ._search import Method, SingularValues, left_vectors, random_start, result, solve
+from ._tokens import read, split
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
 _TOGETHER = 1 << 22  # numbers of tokens that sensitivities works on at a time
-
-
-def _check_weight(op: str, name: str, w: Tensor, rows: int, like: Tensor) -> None:
-    if w.dim() != 2 or w.shape[0] != rows:
-        hint = f"; nn.Linear keeps the transpose, pass {name}.T" if w.dim() == 2 and w.shape[1] == rows else ""
-        raise ValueError(f"{op}: {name} must be [{rows}, out], for y = x W, got shape {tuple(w.shape)}{hint}")
-    if w.dtype != like.dtype:
-        raise ValueError(f"{op}: {name} must have the dtype of x ({like.dtype}), got {w.dtype}")
 
 
 def _of_layer(
@@ -52,55 +45,29 @@ def _of_layer(
     only: Tensor | None = None,
 ) -> SingularValues:
     """`sigma` of ``x`` ``[batch, n, D]``; of each element with respect to the one token that ``only`` names."""
-    batch, n, width = x.shape
-    for name, w in (("wq", wq), ("wk", wk), ("wv", wv)):
-        _check_weight(op, name, w, width, x)
-        if heads < 1 or w.shape[1] == 0 or w.shape[1] % heads:
-            raise ValueError(f"{op}: {name} must have columns for {heads} heads, got shape {tuple(w.shape)}")
-    if wo is not None:
-        _check_weight(op, "wo", wo, wv.shape[1], x)
-    for name, b, w in (("bq", bq, wq), ("bk", bk, wk), ("bv", bv, wv)):
-        if b is not None and b.shape != w.shape[1:]:
-            raise ValueError(f"{op}: {name} must have shape ({w.shape[1]},), got {tuple(b.shape)}")
     is_l2(op, kind)
-
-    def split(y: Tensor) -> Tensor:
-        return torch.unflatten(y, -1, (heads, -1)).transpose(1, 2)
-
-    def joined(y: Tensor) -> Tensor:
-        return y.transpose(1, 2).flatten(2)
-
-    seen = None if mask is None else four(mask)
-    keep: Tensor | None = None
-    if key_padding_mask is not None:
-        padding = key_padding_mask
-        if padding.dtype != torch.bool or padding.shape[-1:] != (n,) or padding.shape not in ((n,), (batch, n)):
-            raise ValueError(
-                f"{op}: key_padding_mask must be bool [{batch}, {n}], got {padding.dtype} {tuple(padding.shape)}"
-            )
-        looked_at = (~padding).expand(batch, n)
-        seen = looked_at[:, None, None, :] if seen is None else seen & looked_at[:, None, None, :]
-        keep = None if padded_rows else looked_at[..., None]
-    q, k, v = (split(x @ w if b is None else x @ w + b) for w, b in ((wq, bq), (wk, bk), (wv, bv)))
+    q, k, v, seen, there = read(op, x, wq, wk, wv, wo, (bq, bk, bv), heads, mask, key_padding_mask)
     at = linearize(q, k, v, mask=seen, is_causal=is_causal, scale=scale, kind=kind)
+    hidden = None if there is None or padded_rows else ~there[..., None]
+    batch, n, width = x.shape
     w_in, widths = torch.cat([wq, wk, wv], 1), [wq.shape[1], wk.shape[1], wv.shape[1]]
 
     inner = x.new_empty(batch, n, sum(widths))  # gradients by q, k and v side by side
-    by_inner = [split(part) for part in torch.split(inner, widths, 2)]
+    by_inner = [split(part, heads) for part in torch.split(inner, widths, 2)]
 
     own = torch.arange(batch, device=x.device)
     size = n * width if only is None else width
 
     def forward(dx: Tensor) -> Tensor:
         dx = dx.view(batch, n, width) if only is None else x.new_zeros(x.shape).index_put((own, only), dx)
-        out = joined(at.jvp(*(split(part) for part in torch.split(dx @ w_in, widths, 2))))
+        out = at.jvp(*(split(part, heads) for part in torch.split(dx @ w_in, widths, 2))).transpose(1, 2).flatten(2)
         out = out if wo is None else out @ wo
-        return (out if keep is None else out.masked_fill(~keep, 0)).reshape(batch, -1)
+        return (out if hidden is None else out.masked_fill(hidden, 0)).reshape(batch, -1)
 
     def transpose(g: Tensor) -> Tensor:
         g = g.view(batch, n, -1)
-        g = g if keep is None else g.masked_fill(~keep, 0)
-        for columns, part in zip(by_inner, at.vjp(split(g if wo is None else g @ wo.mT)), strict=True):
+        g = g if hidden is None else g.masked_fill(hidden, 0)
+        for columns, part in zip(by_inner, at.vjp(split(g if wo is None else g @ wo.mT, heads)), strict=True):
             columns.copy_(part)
         gx = inner @ w_in.mT
         return gx[own, only] if only is not None else gx.reshape(batch, -1)
