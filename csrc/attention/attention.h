@@ -139,6 +139,7 @@ struct AttentionRun {
   }
 
   std::int64_t blocks() const { return (shape.n + kAttentionRows - 1) / kAttentionRows; }
+  std::int64_t block_rows() const { return std::min(shape.n, kAttentionRows); }
   std::int64_t state_bytes() const { return batch * heads * kernel.state_bytes(shape, element); }
 
   // What identifies a state: it lies before it.
@@ -157,13 +158,26 @@ struct AttentionRun {
     }
   }
 
+  // body(piece, worker) for each of `count`, small ones several at a time: a worker that wakes up costs as much as a few of these.
+  template <class Body>
+  void run(std::int64_t count, std::int64_t flops_each, Body&& body) const {
+    constexpr std::int64_t kWorthWaking = std::int64_t{1} << 18;
+    const std::int64_t grain = std::max<std::int64_t>(1, kWorthWaking / std::max<std::int64_t>(1, flops_each));
+    run_pieces(count, grain, [&](std::int64_t begin, std::int64_t end, std::int64_t worker) {
+      for (std::int64_t piece = begin; piece < end; ++piece) body(piece, worker);
+    });
+  }
+
+  // Of one product of a row's probabilities, and of packing a row, each as `run` counts.
+  std::int64_t keys_flops() const { return 2 * shape.m * (shape.d + shape.dv); }
+  std::int64_t row_flops() const { return 8 * (shape.d + shape.dv); }
+
   void linearize() {
     const auto head = [&](std::int64_t h) -> const AttentionHead& { return all[static_cast<std::size_t>(h)]; };
-    run_pieces(batch * heads, 1,
-               [&](std::int64_t h, std::int64_t, std::int64_t) { kernel.pack_state(shape, head(h)); });
+    run(batch * heads, shape.m * row_flops(), [&](std::int64_t h, std::int64_t) { kernel.pack_state(shape, head(h)); });
     const std::int64_t pieces = batch * heads * blocks();
     const Workspace scratch(worker_count(pieces), kernel.linearize_bytes(shape, element));
-    run_pieces(pieces, 1, [&](std::int64_t piece, std::int64_t, std::int64_t worker) {
+    run(pieces, block_rows() * keys_flops(), [&](std::int64_t piece, std::int64_t worker) {
       const std::int64_t first = piece % blocks() * kAttentionRows;
       kernel.linearize(shape, head(piece / blocks()), first, std::min(shape.n, first + kAttentionRows),
                        scratch.of(worker));
@@ -192,7 +206,7 @@ struct AttentionRun {
     const Workspace memory(1, scratch_at + workers * scratch_each);
     char* const base = static_cast<char*>(memory.of(0));
     if (shape.forward)
-      run_pieces(batch * heads, 1, [&](std::int64_t h, std::int64_t, std::int64_t) {
+      run(batch * heads, shape.m * row_flops(), [&](std::int64_t h, std::int64_t) {
         AttentionHead& head = all[static_cast<std::size_t>(h)];
         head.direction = base + h * direction_each;
         kernel.pack_direction(shape, head);
@@ -200,7 +214,7 @@ struct AttentionRun {
     if (shape.backward) std::memset(base + sums_at, 0, static_cast<std::size_t>(scratch_at - sums_at));
     // One block of every group after the other: a whole group at once would not let a long call be interrupted.
     for (std::int64_t step = 0; step < blocks_each; ++step)
-      run_pieces(units * groups, 1, [&](std::int64_t piece, std::int64_t, std::int64_t worker) {
+      run(units * groups, together * block_rows() * 2 * keys_flops(), [&](std::int64_t piece, std::int64_t worker) {
         const std::int64_t unit = piece / groups, group = piece % groups, block = group * blocks_each + step;
         if (block >= blocks()) return;
         kernel.rows(shape, &all[static_cast<std::size_t>(unit * together)], together,
@@ -209,7 +223,7 @@ struct AttentionRun {
                     base + sums_at + (group * batch * heads + unit * together) * sums_each);
       });
     if (shape.backward)
-      run_pieces(batch * heads, 1, [&](std::int64_t h, std::int64_t, std::int64_t) {
+      run(batch * heads, groups * shape.m * row_flops(), [&](std::int64_t h, std::int64_t) {
         kernel.finish(shape, all[static_cast<std::size_t>(h)], base + sums_at + h * sums_each, groups,
                       batch * heads * sums_each);
       });
