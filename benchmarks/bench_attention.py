@@ -273,7 +273,7 @@ def _sigma_case(n: int) -> Case:
 CASES = [
     _product_case(512, rounds=20, peers=_PRODUCTS),  # first, so the null of all
     _product_case(128, rounds=20, peers=_PRODUCTS),
-    _product_case(1024, rounds=8, peers=_PRODUCTS),
+    _product_case(1024, rounds=6, peers=_PRODUCTS),
     _product_case(2048, rounds=2, peers=_PRODUCTS[:2]),
     _product_case(4096, rounds=2, peers=_PRODUCTS[2:]),
     *(_half_case(op, n, rounds=rounds) for op in ("jvp", "vjp") for n, rounds in ((512, 20), (128, 20), (2048, 2))),

@@ -26,7 +26,6 @@ if TYPE_CHECKING:
 
 # A fair coin shows the same side in all of 10 rounds once in 512 runs; in 4 rounds, once in 8.
 NULL_ROUNDS = 10
-LONG_NULL_ROUNDS = 4
 # A call this long outlasts what the side before it left behind; calling it twice a turn would buy nothing.
 LONG_SECONDS = 1.0
 
@@ -159,9 +158,9 @@ def measure_null(contest: Contest, threads: int) -> Null:
     Ours is the first and the last side of every round and the peers take their turns between, as they do in the
     measurement: what a peer leaves behind for the side after it must show here. It does not in calls of seconds.
     """
-    long, ours = contest.found.case.long, contest.sides[OURS]
-    turns = [side.turn for side in ([ours] if long else contest.sides.values())]
-    seconds = interleave([*turns, ours.turn], LONG_NULL_ROUNDS if long else NULL_ROUNDS)
+    ours = contest.sides[OURS]
+    turns = [side.turn for side in ([ours] if contest.found.case.long else contest.sides.values())]
+    seconds = interleave([*turns, ours.turn], NULL_ROUNDS)
     _, band = compare(seconds[0], seconds[-1])
     return {"case": contest.found.case.label, "threads": threads, "band": band}
 
