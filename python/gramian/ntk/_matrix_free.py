@@ -334,8 +334,9 @@ def streamed_label_alignment(
         ValueError: labels that are not ``[n]`` integers, and what `empirical_ntk` refuses.
 
     Cost:
-        The whole kernel's work (each block of rows against the rows from it on); memory one block of rows. Sums of the
-        kernel, its square and its product with the labels' kernel are all that is kept, in float64.
+        The whole kernel's work: each block of rows against the rows from it on, which go through the network once more for
+        every block, so ``n / block_size / 2`` times each. Memory: one block of rows, ``block_size n``, in float64. Sums of the
+        kernel, its square and its product with the labels' kernel are all that is kept.
 
     Accuracy:
         The entries of `empirical_ntk`; the centred sums lose the digits that the centred kernel is smaller by.
@@ -388,17 +389,17 @@ class KernelSums(NamedTuple):
         over_cols, over_rows = (torch.zeros(len(t), dtype=torch.float64, device=labels.device) for t in (x, y))
         square = product = torch.zeros((), dtype=torch.float64, device=labels.device)
         for i in progress_bar(range(0, len(x), size), "alignment", shown=progress):
-            for j in range(i if other is None else 0, len(y), size):
-                alone = other is None and i == j
-                right = None if alone else y[j : j + size]
-                block = empirical_ntk(model, x[i : i + size], right, outputs="trace", params=params).double()
-                block = block.to(labels.device)
-                twice = 2 if other is None and not alone else 1
+            rows, later = slice(i, i + size), slice(0 if other else i + size, len(y))
+            for cols in ([] if other else [rows]) + ([later] if later.start < later.stop else []):
+                alone = cols == rows and not other
+                block = empirical_ntk(model, x[rows], None if alone else y[cols], outputs="trace", params=params)
+                block = block.to(labels.device).double()
+                twice = 1 if other or alone else 2
                 square = square + twice * block.square().sum()
-                product = product + twice * (block * (labels[i : i + size, None] == y_labels[j : j + size])).sum()
-                over_cols[i : i + size] += block.sum(1)
+                product = product + twice * (block * (labels[rows, None] == y_labels[cols])).sum()
+                over_cols[rows] += block.sum(1)
                 if not alone:
-                    (over_cols if other is None else over_rows)[j : j + size] += block.sum(0)
+                    (over_rows if other else over_cols)[cols] += block.sum(0)
         return KernelSums(square, product, over_cols, over_rows)
 
 
