@@ -101,7 +101,7 @@ def flops(n: int, form: Form) -> float:
     return n * (n + 1) * float(gradients)
 
 
-def case(n: int, form: Form, *, rounds: int, peers: tuple[str, ...]) -> Case:
+def case(n: int, form: Form, *, rounds: int, peers: tuple[str, ...], long: bool = False) -> Case:
     outputs = WIDTHS[-1] ** 2 if form == "full" else 1
     runs: dict[str, tuple[str, str, Callable[[Inputs, Form], Tensor]]] = {
         "torch": ("torch", "layerwise: batched backward, g @ g.mT * (a @ a.mT + 1)", layerwise),
@@ -128,6 +128,7 @@ def case(n: int, form: Form, *, rounds: int, peers: tuple[str, ...]) -> Case:
         peers=[peer(name) for name in peers],
         rounds=rounds,
         memory=True,
+        long=long,
     )
 
 
@@ -319,7 +320,7 @@ def network_flops(name: str, n: int, form: Form) -> float:
     return total
 
 
-def network_case(name: str, n: int, form: Form, *, rounds: int, peers: tuple[str, ...], memory: bool = True) -> Case:
+def network_case(name: str, n: int, form: Form, *, peers: tuple[str, ...], long: bool = False) -> Case:
     runs: dict[str, tuple[str, str, Callable[[Inputs, Form], Tensor]]] = {
         "torch": ("torch", "hooks, gradients of each sample and layer, rows @ rows.mT", materialised),
         "nngeometry": ("nngeometry", "GramMatrix(model, loader).to_torch()", nngeometry_gram),
@@ -340,8 +341,9 @@ def network_case(name: str, n: int, form: Form, *, rounds: int, peers: tuple[str
         bytes=4.0 * n * n * (100 if form == "full" else 1),
         error=lambda result, inputs: network_error(result, inputs, form),
         peers=[peer(which) for which in peers],
-        rounds=rounds,
-        memory=memory,
+        rounds=2,
+        memory=not long,
+        long=long,
     )
 
 
@@ -389,21 +391,24 @@ def top_case(n: int, k: int) -> Case:
     )
 
 
-# The first case is also the run's null, so it is a short one. What peers take minutes for is measured at small sizes.
+# The first case is also the run's null, so it is a short one. What a peer takes a minute or more for is measured at smaller sizes.
 CASES = [
     case(8, "full", rounds=10, peers=("torch", "nngeometry", "torch.func")),
     case(32, "full", rounds=2, peers=("torch", "nngeometry", "torch.func")),
     case(256, "trace", rounds=4, peers=("torch", "nngeometry")),
-    case(256, "full", rounds=6, peers=("torch", "nngeometry")),
-    case(1024, "trace", rounds=6, peers=("torch",)),
-    case(1024, "full", rounds=2, peers=("torch",)),
-    case(2048, "trace", rounds=4, peers=("torch",)),
-    case(8192, "trace", rounds=2, peers=()),
-    network_case("cnn 32-64-64", 8, "full", rounds=2, peers=("torch", "nngeometry", "torch.func")),
-    network_case("cnn 32-64-64", 256, "full", rounds=2, peers=("torch",), memory=False),
-    network_case("transformer d=128 x 4, T=64", 4, "full", rounds=2, peers=("torch", "torch.func")),
-    network_case("transformer d=128 x 4, T=64", 128, "trace", rounds=2, peers=("torch",), memory=False),
-    network_case("ResNet-18", 8, "trace", rounds=2, peers=("torch",)),
+    case(256, "full", rounds=4, peers=("torch", "nngeometry")),
+    case(1024, "trace", rounds=4, peers=("torch",)),
+    case(1024, "full", rounds=2, peers=("torch", "nngeometry"), long=True),
+    case(2048, "trace", rounds=2, peers=("torch",)),
+    case(2048, "full", rounds=2, peers=("torch",), long=True),
+    case(8192, "trace", rounds=2, peers=(), long=True),
+    network_case("cnn 32-64-64", 8, "full", peers=("torch", "nngeometry", "torch.func")),
+    network_case("cnn 32-64-64", 64, "full", peers=("torch", "torch.func")),
+    network_case("cnn 32-64-64", 256, "full", peers=("torch",), long=True),
+    network_case("transformer d=128 x 4, T=64", 4, "full", peers=("torch", "torch.func")),
+    network_case("transformer d=128 x 4, T=64", 128, "trace", peers=("torch",), long=True),
+    network_case("ResNet-18", 4, "trace", peers=("torch",)),
+    network_case("ResNet-18", 64, "trace", peers=("torch",), long=True),
     gram_case(256, 64, 128, "auto", rounds=10),
     gram_case(64, 16, 512, "auto", rounds=10),
     gram_case(256, 8, 256, "hadamard", rounds=4),
