@@ -103,7 +103,8 @@ def test_lipschitz_refuses_what_it_cannot_measure():
         attention.lipschitz(Cross(), x)
     with pytest.raises(ValueError, match=r"closed_form_bound: x must be \[batch, n, D\]"):
         attention.closed_form_bound(x[0], *weights(8, 1, 4))
-    with pytest.raises(
-        ValueError, match=r"closed_form_bound: wq must be \[8, 3 heads x d\], for y = x W, got shape \(8, 4\)"
-    ):
-        attention.closed_form_bound(x, *weights(8, 1, 4), heads=3)
+    w = weights(8, 1, 4)
+    with pytest.raises(ValueError, match=r"closed_form_bound: wq must have columns for 3 heads, got shape \(8, 4\)"):
+        attention.closed_form_bound(x.double(), *w, heads=3)
+    with pytest.raises(ValueError, match=r"schur_bound: key_padding_mask must be bool \[1, 4\], got torch.float64"):
+        attention.schur_bound(x.double(), *w, key_padding_mask=torch.zeros(1, 4).double())
