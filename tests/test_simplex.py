@@ -1,5 +1,6 @@
 """simplex: against simplices in R⁴, exact rationals, published values and identities; refusals."""
 
+import functools
 import itertools
 import math
 from fractions import Fraction
@@ -323,6 +324,29 @@ def test_sixj_matches_exact_rationals(isa, largest):
         around = [abs(v) for v in family.values[max(at - 1, 0) : at + 2].tolist()]
         if abs(value) > 0.01 * max(around) or at in (0, len(family.values) - 1):
             assert abs(value / float(exact) - 1) < 1e-12
+
+
+@functools.cache
+def exact_sixj(*spins):
+    return simplex.sixj_exact(*spins)
+
+
+def test_blocks_and_single_symbols_keep_twelve_digits_next_to_sign_changes(isa):
+    checked = 0
+    for a, b, c, d in admissible(400, 60, seed=9)[[1, 2, 4, 5]].T.tolist():
+        block = simplex.sixj_block(a, b, c, d)
+        size = block.values.abs()
+        dips = (size[1:-1] < 0.05 * torch.minimum(size[:-2], size[2:])).nonzero()
+        for i, k in dips[:12].tolist():
+            x, y = block.first_j + 2 * (i + 1), block.first_l + 2 * k
+            if max(x, y) > 60:
+                continue
+            exact, family = exact_sixj(x, a, b, y, c, d), simplex.sixj_family(a, b, y, c, d)
+            for value in (block.values[i + 1, k], simplex.sixj(x, a, b, y, c, d), family.values[i + 1]):
+                assert (value.item() == 0) == (exact.sign == 0)
+                assert exact.sign == 0 or abs(value.item() / float(exact) - 1) <= 1e-12
+            checked += 1
+    assert checked > 1000
 
 
 def test_sixj_has_exact_zeros_and_no_others():

@@ -8,20 +8,6 @@
 namespace gramian {
 namespace {
 
-// n! for n <= 2 largest + 2.
-std::vector<Scaled> scaled_factorials(std::int64_t largest) {
-  std::vector<Scaled> result(static_cast<std::size_t>(2 * largest + 3));
-  long double mantissa = 1;
-  std::int64_t exponent = 0;
-  for (std::size_t n = 0; n < result.size(); ++n) {
-    int more = 0;
-    mantissa = 2 * std::frexp(n == 0 ? mantissa : mantissa * static_cast<long double>(n), &more);
-    exponent += more - 1;
-    result[n] = {static_cast<double>(mantissa), exponent};
-  }
-  return result;
-}
-
 Tensor simplex_sixj_cpu(const Tensor& spins) {
   constexpr const char* kOp = "sixj";
   check_spins(kOp, "spins", spins, 6);
@@ -31,12 +17,12 @@ Tensor simplex_sixj_cpu(const Tensor& spins) {
   const std::int64_t largest = largest_spin(kOp, "spins", spin, 6 * n);
   Tensor values = torch::stable::new_empty(held, {n}, ScalarType::Double);
   auto* out = static_cast<double*>(values.mutable_data_ptr());
-  const std::vector<Scaled> factorials = scaled_factorials(largest);
+  const auto tables = factorials_up_to(largest);
   std::array<const std::int64_t*, 6> rows;
   for (std::size_t k = 0; k < 6; ++k) rows[k] = spin + static_cast<std::int64_t>(k) * n;
   const auto& symbol = GRAMIAN_KERNELS(symbol);
   run_pieces(n, kSymbolGrain, [&](std::int64_t begin, std::int64_t end, std::int64_t) {
-    symbol.symbols(rows.data(), begin, end, factorials.data(), out);
+    symbol.symbols(rows.data(), begin, end, tables->view().scaled, out);
   });
   std::vector<std::int64_t> open;
   for (std::int64_t i = 0; i < n; ++i)
@@ -60,13 +46,12 @@ Tensor simplex_sixj_cpu(const Tensor& spins) {
     }
     return best;
   };
-  const FactorialTables tables(largest);
   const auto& kernel = GRAMIAN_KERNELS(sixj);
   std::vector<double> found(open.size());
   run_targets(
       static_cast<std::int64_t>(open.size()), largest + 1,
       [&](const Family* group, std::int32_t lanes, double* scratch, double* result) {
-        kernel.sixj(group, lanes, tables.view(), scratch, result, 0);
+        kernel.sixj(group, lanes, tables->view(), scratch, result, 0);
       },
       family_of, found.data());
   for (std::size_t k = 0; k < open.size(); ++k) out[open[k]] = found[k];

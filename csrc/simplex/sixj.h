@@ -7,40 +7,12 @@
 #include "core/parallel.h"
 #include "core/tensor.h"
 #include "core/workspace.h"
+#include "simplex/factorial_tables.h"
 #include "simplex/sixj_kernel.h"
 
 namespace gramian {
 
 constexpr std::int64_t kLargestSpin = 20000;  // doubled: squares of squares of sums of two stay normal numbers
-
-inline std::uint64_t times_modulo(std::uint64_t a, std::uint64_t b) {
-  constexpr std::uint64_t kPrime = (std::uint64_t{1} << 61) - 1;
-  const unsigned __int128 product = static_cast<unsigned __int128>(a) * b;
-  const std::uint64_t sum = static_cast<std::uint64_t>(product & kPrime) + static_cast<std::uint64_t>(product >> 61);
-  return sum >= kPrime ? sum - kPrime : sum;
-}
-
-// Tables of n! and 1 / n! for n <= 2 largest + 2, all that symbols of doubled spins up to `largest` take.
-class FactorialTables {
- public:
-  explicit FactorialTables(std::int64_t largest) : value_(static_cast<std::size_t>(2 * largest + 3)), inverse_(value_) {
-    value_[0] = 1;
-    for (std::size_t n = 1; n < value_.size(); ++n) value_[n] = times_modulo(value_[n - 1], n);
-    std::uint64_t power = value_.back(), inverse = 1;  // a^(p - 2), p - 2 = 2^61 - 3
-    for (std::uint64_t bits = (std::uint64_t{1} << 61) - 3; bits != 0; bits >>= 1) {
-      if (bits & 1) inverse = times_modulo(inverse, power);
-      power = times_modulo(power, power);
-    }
-    for (std::size_t n = value_.size(); n-- > 0;) {
-      inverse_[n] = inverse;
-      inverse = times_modulo(inverse, n);
-    }
-  }
-  Factorials view() const { return {value_.data(), inverse_.data()}; }
-
- private:
-  std::vector<std::uint64_t> value_, inverse_;
-};
 
 inline bool is_triad(std::int64_t a, std::int64_t b, std::int64_t c) {
   return (a + b + c) % 2 == 0 && a + b >= c && std::abs(a - b) <= c;

@@ -2,16 +2,18 @@
 #include "simplex/sixj_kernel.h"
 
 #include "core/lanes.h"
+#include "simplex/racah.h"
 
 namespace gramian::GRAMIAN_ISA {
 namespace {
 
-constexpr int kN = kLanes<double>;
+GRAMIAN_INLINE i64xN bits_of(f64xN v) {
+  i64xN bits;
+  __builtin_memcpy(&bits, &v, sizeof bits);
+  return bits;
+}
 
-GRAMIAN_INLINE f64xN size_of(f64xN v) { return -nonpositive(v); }
-
-GRAMIAN_INLINE f64xN select(i64xN mask, f64xN yes, f64xN no) { return mask ? yes : no; }
-
+// Is the sign bit of a lane set?
 GRAMIAN_INLINE bool any(i64xN mask) {
 #if defined(__AVX512F__)
   return _mm512_movepi64_mask(reinterpret_cast<__m512i>(mask)) != 0;
@@ -20,64 +22,15 @@ GRAMIAN_INLINE bool any(i64xN mask) {
 #else
   std::int64_t some = 0;
   for (int l = 0; l < kN; ++l) some |= mask[l];
-  return some != 0;
+  return some < 0;
 #endif
-}
-
-// ---- Is a symbol exactly zero? Racah's sum of integers modulo 2^61 - 1. A sum that is not zero but divisible by this
-// prime would be taken for zero; it is asked only of entries that are below 1e-9 of both their neighbours. ----
-
-constexpr std::uint64_t kPrime = (std::uint64_t{1} << 61) - 1;
-
-std::uint64_t times(std::uint64_t a, std::uint64_t b) {
-  const unsigned __int128 product = static_cast<unsigned __int128>(a) * b;
-  const std::uint64_t sum = static_cast<std::uint64_t>(product & kPrime) + static_cast<std::uint64_t>(product >> 61);
-  return sum >= kPrime ? sum - kPrime : sum;
-}
-
-template <class... More>
-std::uint64_t times(std::uint64_t a, std::uint64_t b, std::uint64_t c, More... more) {
-  return times(times(a, b), c, more...);
-}
-
-int most(int a, int b) { return a > b ? a : b; }
-int least(int a, int b) { return a < b ? a : b; }
-
-bool is_zero_6j(const Family& f, int x, Factorials fact) {
-  const int a = f.spin[0], b = f.spin[1], c = f.spin[2], d = f.spin[3], y = f.column;
-  const int low[4] = {(x + a + b) / 2, (x + c + d) / 2, (y + a + d) / 2, (y + c + b) / 2};
-  const int high[3] = {(x + a + y + c) / 2, (a + b + c + d) / 2, (b + x + d + y) / 2};
-  const int begin = most(most(low[0], low[1]), most(low[2], low[3])), end = least(least(high[0], high[1]), high[2]);
-  std::uint64_t total = 0;
-  for (int t = begin; t <= end; ++t) {
-    const std::uint64_t* inv = fact.inverse;
-    const std::uint64_t term = times(fact.value[t + 1], inv[t - low[0]], inv[t - low[1]], inv[t - low[2]],
-                                     inv[t - low[3]], inv[high[0] - t], inv[high[1] - t], inv[high[2] - t]);
-    total += t % 2 == 0 ? term : kPrime - term;
-    if (total >= kPrime) total -= kPrime;
-  }
-  return total == 0;
-}
-
-bool is_zero_3j(const Family& f, int x, Factorials fact) {
-  const int a = f.spin[0], b = f.spin[1], m = f.spin[2], c = f.column, y = m - x;
-  const int low[2] = {(c - b + x) / 2, (c - a - y) / 2}, high[3] = {(a + b - c) / 2, (a - x) / 2, (b + y) / 2};
-  const int begin = most(0, most(-low[0], -low[1])), end = least(least(high[0], high[1]), high[2]);
-  std::uint64_t total = 0;
-  for (int t = begin; t <= end; ++t) {
-    const std::uint64_t* inv = fact.inverse;
-    const std::uint64_t term =
-        times(inv[t], inv[t + low[0]], inv[t + low[1]], inv[high[0] - t], inv[high[1] - t], inv[high[2] - t]);
-    total += t % 2 == 0 ? term : kPrime - term;
-    if (total >= kPrime) total -= kPrime;
-  }
-  return total == 0;
 }
 
 // ---- The tridiagonal matrices. x is doubled; products of integers stay exact below 2^53. ----
 
 struct Recoupling {
   static constexpr bool kRowFactor = true;  // entries are divided by sqrt(2 x + 1)
+  static constexpr bool kRefined = true;
   f64xN a, b, c, d;
 
   GRAMIAN_INLINE f64xN diagonal(f64xN x) const {
@@ -105,7 +58,7 @@ struct Recoupling {
 };
 
 struct Coupling {
-  static constexpr bool kRowFactor = false;
+  static constexpr bool kRowFactor = false, kRefined = false;
   f64xN a, b, m, unused;
 
   GRAMIAN_INLINE f64xN diagonal(f64xN x) const { return 0.25 * (a * (a + 2) + b * (b + 2) + 2 * x * (m - x)); }
@@ -278,7 +231,22 @@ GRAMIAN_INLINE i64xN nearest(f64xN x, f64xN first, i64xN count) {
   return inside > 0 ? inside : i64xN{};
 }
 
-constexpr double kSuspect = 1e-9;  // an entry this far below the one before it may be zero
+// An entry between neighbours of different sign that is this far below the one before it has lost digits, and may be zero. In a long
+// family it is only asked whether it is: sums have as many terms as families entries, and long ones lose all digits too.
+constexpr double kNear = 0x1p-5, kSuspect = 1e-9;
+
+double threshold(std::int64_t count) { return count <= kMostTerms ? kNear : kSuspect; }
+
+// Entry k of a family, which lost digits: `value` beside `below`, the one before it, stands scaled in *to.
+template <class Basis>
+__attribute__((noinline)) void settle(const Family& f, std::int64_t k, double below, double value, double* to,
+                                      Refiner& refiner) {
+  const int x = f.first + 2 * static_cast<int>(k);
+  if (__builtin_fabs(value) < kSuspect * __builtin_fabs(below) && Basis::is_zero(f, x, refiner.factorials))
+    *to = 0;
+  else if (Basis::kRefined)
+    refiner.add(f, x, to);
+}
 
 GRAMIAN_INLINE f64xN normaliser(f64xN doubled) { return 1 / root(doubled + 1); }
 
@@ -315,33 +283,31 @@ void families_of(const Family* families, std::int32_t lanes, Factorials factoria
     return k <= solved.join[l] ? solved.low[k * kN + l] * solved.low_scale[l]
                                : solved.high[k * kN + l] * solved.high_scale[l];
   };
+  Refiner refiner(factorials);
   for (int l = 0; l < lanes; ++l) {
     const Family& f = families[l];
     const std::int64_t begin = stride == 0 ? f.target : 0, end = stride == 0 ? begin + 1 : f.count;
     for (std::int64_t k = begin; k < end; ++k) {
-      double value = entry(k, l);
+      double* const to = stride == 0 ? out + l : out + l * stride + k;
+      const double value = entry(k, l);
       const int x = f.first + 2 * static_cast<int>(k);
-      if (k > 0 && k + 1 < f.count && __builtin_fabs(value) < kSuspect * __builtin_fabs(entry(k - 1, l)) &&
-          Basis::is_zero(f, x, factorials))
-        value = 0;
-      if (Basis::kRowFactor) value /= __builtin_sqrt(x + 1);
-      out[l * stride + k * (stride != 0) + l * (stride == 0)] = value;
+      *to = Basis::kRowFactor ? value / __builtin_sqrt(x + 1) : value;
+      if (k == 0 || k + 1 == f.count) continue;
+      const double below = entry(k - 1, l), above = entry(k + 1, l);
+      if ((below < 0) != (above < 0) && __builtin_fabs(value) < threshold(f.count) * __builtin_fabs(below))
+        settle<Basis>(f, k, below, value, to, refiner);
     }
   }
+  refiner.flush();
 }
 
-// Zeroes of columns [from, from + lanes) that rounding has hidden.
-__attribute__((noinline)) void restore_zeros(const Family& family, std::int64_t rows, std::int64_t cols,
-                                             std::int64_t from, int lanes, Factorials factorials, double* out) {
+// The same for `lost` lanes of columns [from, from + lanes) of row k.
+__attribute__((noinline)) void settle_lanes(const Family& family, std::int64_t k, std::int64_t from, int lanes,
+                                            i64xN lost, f64xN below, f64xN value, double* row, Refiner& refiner) {
+  Family own = family;
   for (int l = 0; l < lanes; ++l) {
-    Family column = family;
-    column.column += static_cast<std::int32_t>(2 * (from + l));
-    for (std::int64_t k = 1; k < rows && k + 1 < family.count; ++k) {
-      double* value = out + k * cols + from + l;
-      if (__builtin_fabs(value[0]) < 2 * kSuspect * __builtin_fabs(value[-cols]) &&
-          is_zero_6j(column, family.first + 2 * static_cast<int>(k), factorials))
-        value[0] = 0;
-    }
+    own.column = family.column + static_cast<std::int32_t>(2 * (from + l));
+    if (lost[l] < 0) settle<Recoupling>(own, k, below[l], value[l], row + from + l, refiner);
   }
 }
 
@@ -366,6 +332,8 @@ void block(const Family& family, std::int64_t rows, std::int64_t cols, Factorial
   const double* end = out + rows * cols;
   const f64xN first = broadcast<double>(family.first), sign = broadcast<double>(Recoupling::sign(family));
   const double last = family.column + static_cast<double>(2 * (cols - 1));
+  const f64xN near = broadcast(threshold(n));
+  Refiner refiner(factorials);
   // From the last columns to the first: what a store of whole lanes puts behind the end of a row is written over.
   for (std::int64_t j = (cols - 1) / kN * kN; j >= 0; j -= kN) {
     const int lanes = static_cast<int>(cols - j < kN ? cols - j : kN);
@@ -374,12 +342,18 @@ void block(const Family& family, std::int64_t rows, std::int64_t cols, Factorial
     const Solved solved =
         solve<true>(steps, index(n), n, Recoupling::eigenvalue(column), nearest(basis.centre(column), first, index(n)),
                     sign * normaliser(column), low, high);
-    f64xN before = {};
-    i64xN suspect = {};
+    f64xN second = {}, before = {};  // the entries two before and one before
+    i64xN low_before = {};           // lanes in which the latter is far below the former
+    const auto look = [&](std::int64_t k, f64xN value) {
+      if (any(low_before) && k > 1)
+        settle_lanes(family, k - 1, j, lanes, low_before & (bits_of(value) ^ bits_of(second)), second, before,
+                     out + (k - 1) * cols, refiner);
+      low_before = size_of(value) < near * size_of(before);
+      second = before;
+      before = value;
+    };
     const auto put = [&](std::int64_t k, f64xN value) {
-      const f64xN size = size_of(value);
-      suspect |= size < kSuspect * before;
-      before = size;
+      look(k, value);
       value *= by_row[k];
       double* to = out + k * cols + j;
       if (to + kN <= end)
@@ -391,8 +365,9 @@ void block(const Family& family, std::int64_t rows, std::int64_t cols, Factorial
     for (; k < rows && k <= solved.bottom; ++k) put(k, load(low + k * kN) * solved.low_scale);
     for (; k < rows && k <= solved.top; ++k) put(k, solved.at(k));
     for (; k < rows; ++k) put(k, load(high + k * kN) * solved.high_scale);
-    if (any(suspect)) restore_zeros(family, rows, cols, j, lanes, factorials, out);
+    if (k < n) look(k, solved.at(k));
   }
+  refiner.flush();
 }
 
 void transpose(const double* from, std::int64_t rows, std::int64_t cols, double* to) {

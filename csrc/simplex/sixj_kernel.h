@@ -6,14 +6,9 @@
 #include <cstdint>
 
 #include "core/isa.h"
+#include "simplex/factorials.h"
 
 namespace gramian {
-
-// n! and 1 / n! modulo the prime 2^61 - 1, by which an entry next to a zero of its family is told from zero.
-struct Factorials {
-  const std::uint64_t* value;
-  const std::uint64_t* inverse;
-};
 
 // One family. 6j: {x b1 b2; column b3 b4} over x, i.e. spin[0..3] = j2, j3, l2, l3 and column = l1.
 // 3j: <spin[0] x; spin[1], spin[2] - x | column spin[2]> over x.

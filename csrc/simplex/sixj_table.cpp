@@ -94,7 +94,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> simplex_sixj_table_cpu(const Tensor& 
   auto* offset = static_cast<std::int64_t*>(offsets.mutable_data_ptr());
   auto* out = static_cast<double*>(values.mutable_data_ptr());
   offset[count] = total;
-  const FactorialTables tables(2 * largest);
+  const auto tables = factorials_up_to(2 * largest);
   const auto& kernel = GRAMIAN_KERNELS(sixj);
   const auto orbits = static_cast<std::int64_t>(work.size());
   const Workspace scratch(worker_count((orbits + kOrbitGrain - 1) / kOrbitGrain), 8 * kernel.scratch(longest));
@@ -112,7 +112,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> simplex_sixj_table_cpu(const Tensor& 
         double* const here = first + k * block.size();
         offset[own.block + k] = here - out;
         if (k == 0) {
-          kernel.block(block.family, block.rows, block.cols, tables.view(), static_cast<double*>(scratch.of(worker)),
+          kernel.block(block.family, block.rows, block.cols, tables->view(), static_cast<double*>(scratch.of(worker)),
                        here);
         } else if (!orbit.transposed[image]) {
           std::copy_n(first, block.size(), here);

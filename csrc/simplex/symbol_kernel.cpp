@@ -8,7 +8,7 @@ namespace {
 
 constexpr int kN = kLanes<double>;
 constexpr double kMostSteps = 32;  // of a recursion that is not rescaled
-constexpr double kSuspect = 1e-9;  // a difference this far below its terms may be zero
+constexpr double kNear = 0x1p-9;   // a difference this far below its terms has lost digits, and may be zero
 constexpr double kLargest = 0x1p900, kFar = 1e9;
 
 GRAMIAN_INLINE f64xN select(i64xN mask, f64xN yes, f64xN no) { return mask ? yes : no; }
@@ -129,7 +129,7 @@ GRAMIAN_INLINE f64xN value_of(const Path& path, const Start& from) {
 
   const f64xN turn = select(path.up, f64xN{}, broadcast(2.0)), stride = 2 - 2 * turn;
   f64xN x = from.x, h = broadcast(1.0), before = {}, square = h, z2 = (x + turn) * (x + turn), e = {};
-  i64xN suspect = {};
+  i64xN lost = {};
   for (f64xN left = path.steps;; left -= 1) {
     const i64xN active = left > 0;
     if (!any_less(f64xN{}, left)) break;
@@ -138,7 +138,7 @@ GRAMIAN_INLINE f64xN value_of(const Path& path, const Start& from) {
     const f64xN ahead = x + 2 - turn, ahead2 = ahead * ahead;
     e = link(ahead2);
     square = select(active, square * (scale2 * e * z2), square);
-    suspect = active ? size_of(next) < kSuspect * size_of(term) : suspect;
+    lost = active ? size_of(next) < kNear * size_of(term) : lost;
     before = h;
     h = select(active, next, h);
     z2 = ahead2;
@@ -150,7 +150,7 @@ GRAMIAN_INLINE f64xN value_of(const Path& path, const Start& from) {
   __builtin_memcpy(&power, &power_bits, sizeof power);
   const f64xN value =
       from.sign * h * (root(from.square * select(odd != 0, broadcast(2.0), broadcast(1.0)) / square) * power);
-  const i64xN fine = ~suspect & (square > 1 / kLargest) & (size_of(h) < kLargest) & (half > -900) & (half < 900);
+  const i64xN fine = ~lost & (square > 1 / kLargest) & (size_of(h) < kLargest) & (half > -900) & (half < 900);
   return select(fine, value, broadcast(__builtin_nan("")));
 }
 

@@ -3,18 +3,13 @@
 #include <cstdint>
 
 #include "core/isa.h"
+#include "simplex/factorials.h"
 
 namespace gramian {
 
-// mantissa * 2^exponent, the mantissa in [1, 2).
-struct Scaled {
-  double mantissa;
-  std::int64_t exponent;
-};
-
 struct SymbolKernels {
   // values[i] of the symbols spins[0][i] ... spins[5][i] = j1, j2, j3, l1, l2, l3, doubled, for i in [begin, end). NaN: not
-  // decided here, because it takes too many steps or may be exactly zero.
+  // decided here, because it takes too many steps, has lost digits or may be exactly zero.
   void (*symbols)(const std::int64_t* const* spins, std::int64_t begin, std::int64_t end, const Scaled* factorial,
                   double* values);
 };

@@ -12,7 +12,7 @@ Tensor simplex_threej_cpu(const Tensor& spins) {
   const std::int64_t n = held.size(1);
   const auto* spin = static_cast<const std::int64_t*>(held.const_data_ptr());
   const std::int64_t largest = largest_spin(kOp, "spins", spin, 3 * n);
-  const FactorialTables tables(2 * largest);
+  const auto tables = factorials_up_to(2 * largest);
   Tensor values = torch::stable::new_empty(held, {n}, ScalarType::Double);
   const auto& kernel = GRAMIAN_KERNELS(sixj);
   const auto family_of = [&](std::int64_t i) {
@@ -33,7 +33,7 @@ Tensor simplex_threej_cpu(const Tensor& spins) {
   run_targets(
       n, largest + 1,
       [&](const Family* group, std::int32_t lanes, double* scratch, double* out) {
-        kernel.threej(group, lanes, tables.view(), scratch, out, 0);
+        kernel.threej(group, lanes, tables->view(), scratch, out, 0);
       },
       family_of, static_cast<double*>(values.mutable_data_ptr()));
   return values;
