@@ -9,25 +9,19 @@ from ._checks import (
     check_regge_symmetry,
     check_schlaefli,
 )
+from ._coupling import clebsch_gordan, ninej, threej
 from ._quantum import edges_of, ponzano_regge, quantum_sixj, turaev_viro
-from ._recoupling import (
+from ._sixj import (
     ExactSixj,
     SixjBlock,
-    SixjChunk,
     SixjFamily,
-    SixjOrbits,
-    clebsch_gordan,
-    ninej,
     ponzano_regge_asymptotics,
     sixj,
     sixj_block,
     sixj_exact,
     sixj_family,
-    sixj_orbits,
-    sixj_table,
-    sixj_tensor,
-    threej,
 )
+from ._tables import SixjChunk, SixjOrbits, sixj_orbits, sixj_table, sixj_tensor
 from ._weights import (
     ComplexWeight,
     Faces,

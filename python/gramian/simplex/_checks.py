@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import torch
 from torch import Tensor
 
-from ._recoupling import sixj, sixj_block
+from ._sixj import sixj, sixj_block
 from ._weights import geometry
 
 if TYPE_CHECKING:

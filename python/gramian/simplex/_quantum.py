@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, NamedTuple
 import torch
 from torch import Tensor
 
-from ._recoupling import _spins, sixj
+from ._sixj import sixj
+from ._spins import stacked
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -68,7 +69,7 @@ def quantum_sixj(
     """
     if not 3 <= r <= _LARGEST_LEVEL:
         raise ValueError(f"quantum_sixj: r must be in [3, {_LARGEST_LEVEL}], got {r}")
-    spins, shape = _spins("quantum_sixj", {"j1": j1, "j2": j2, "j3": j3, "l1": l1, "l2": l2, "l3": l3})
+    spins, shape = stacked("quantum_sixj", {"j1": j1, "j2": j2, "j3": j3, "l1": l1, "l2": l2, "l3": l3})
     if spins.numel() and int(spins.min()) < 0:
         raise ValueError(f"quantum_sixj: spins must be doubled and not negative, got {int(spins.min())}")
     _, logs = _quantum_factorials(r)
