@@ -27,6 +27,7 @@ help:
 	@echo "make sanitize  tests under AddressSanitizer and UndefinedBehaviorSanitizer; SANITIZE=tests/test_ntk.py chooses"
 	@echo "make wheel   the source distribution and a wheel from it, in dist/; WHEEL_PYTHONS='python3.10 python3.13' for others"
 	@echo "make wheel-test  try the wheel in an empty environment; WHEEL_TORCHES='torch==2.10.0 torch' chooses torches"
+	@echo "make install  only build; EXTRAS='test docs' installs what those need"
 	@echo "make bench   measure against the peers; BENCH='neighbors --quick' chooses"
 	@echo "make clean   remove what was built (VENV stays)"
 
@@ -69,7 +70,7 @@ lint: $(built)-demo $(built)-lint
 	@$(bin)/mypy
 	@find csrc tests -name '*.cpp' -o -name '*.h' -o -name '*.cu' -o -name '*.cuh' | xargs $(bin)/clang-format --dry-run --Werror
 
-install: $(built)
+install: $(built) $(EXTRAS:%=$(built)-%)
 
 clean:
 	rm -rf build dist docs/gallery docs/performance tour-figures .pytest_cache .ruff_cache .mypy_cache .hypothesis $(built)

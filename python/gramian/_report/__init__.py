@@ -155,7 +155,7 @@ def report(
     figures: dict[str, list[str]] = {}
     subject = Subject(module, x, y, seed)
     with _evaluating(module):
-        for section in progress_bar(SECTIONS, "report", shown=progress):
+        for section in progress_bar(SECTIONS, "report", shown=progress, name=lambda section: section.title):
             found, drawn = _measure(section, subject)
             numbers[section.title] = _clean(found)
             figures[section.title] = [picture(axes) for axes in drawn]

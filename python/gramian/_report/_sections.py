@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 _MOST_LAYERS = 12
 _MOST_FEATURES = 1 << 16
 _SEQUENCES = 8  # whose attention is measured
+_UNCHANGING = (nn.Identity, nn.modules.dropout._DropoutNd)  # in eval mode they return what they are given
 _POINTS = 128  # on each segment between two samples
 _SEGMENTS = 64
 
@@ -70,7 +71,11 @@ def _layers(subject: Subject) -> list[str]:
     if isinstance(subject.model, Whole):
         return [""]
     seen: dict[str, list[bool]] = {}
-    leaves = [name for name, module in subject.model.named_modules() if name and not list(module.children())]
+    leaves = [
+        name
+        for name, module in subject.model.named_modules()
+        if name and not list(module.children()) and not isinstance(module, _UNCHANGING)
+    ]
 
     def note(name: str, output: Any) -> None:
         fits = isinstance(output, Tensor) and output.ndim >= 2 and len(output) == 2 and output.is_floating_point()

@@ -17,6 +17,9 @@ if TYPE_CHECKING:
     from gramian.neighbors import Clid, Clustering, Dimension, Learnability, Neighbors
 
 
+_MOST_NAMES = 6  # beside points, before they cover each other
+
+
 def learning_curve(results: Learnability | Mapping[str, Learnability], *, axes: Axes | None = None) -> Axes:
     """Draw how well neighbours predict clusters, the more rows they have seen.
 
@@ -53,7 +56,7 @@ def clid(result: Clid, *, axes: Axes | None = None) -> Axes:
         axes: where to draw; a new figure without it.
 
     Returns:
-        The axes, one named point a representation.
+        The axes, one point a representation: with its name, or, where there are many, its number and the names in a legend.
 
     Raises:
         ImportError: matplotlib is not installed.
@@ -66,10 +69,13 @@ def clid(result: Clid, *, axes: Axes | None = None) -> Axes:
     """
     axes = make_axes(axes, "intrinsic dimension", "cluster learnability (share of hits)", "Learnability and dimension")
     spots = zip(result.names, numbers(result.dimension), numbers(result.learnability), cycle(STYLES), strict=False)
-    for name, x, y, (colour, _, marker) in spots:
-        axes.plot([x], [y], color=colour, marker=marker, ls="", ms=6)
-        axes.annotate(name, (x, y), xytext=(5, 3), textcoords="offset points", fontsize=8)
+    many = len(result.names) > _MOST_NAMES
+    for number, (name, x, y, (colour, _, marker)) in enumerate(spots, start=1):
+        axes.plot([x], [y], color=colour, marker=marker, ls="", ms=6, label=f"{number}  {name}")
+        axes.annotate(str(number) if many else name, (x, y), xytext=(5, 3), textcoords="offset points", fontsize=8)
     axes.margins(x=0.2, y=0.15)
+    if many:
+        axes.legend(frameon=False, fontsize=7, loc="center left", bbox_to_anchor=(1, 0.5))
     return axes
 
 
