@@ -135,7 +135,8 @@ def layer_cost(
 
     Returns:
         ``LayerCost(hadamard, materialise, route)``: two counts in flops (a multiply-add is two), and the name of the
-        route with the smaller one. What a tile costs beside its products, about eight features' worth, is in the count.
+        route with the smaller one. What a tile costs beside its products is in the count: about eight features' worth,
+        and with several positions, whose sums are left to do, 24.
 
     Raises:
         Nothing: any sizes have a cost.
@@ -159,10 +160,10 @@ def layer_cost(
     """
     pairs = n * (n + 1) / 2 if symmetric else n * m
     blocks = outputs if trace else outputs * outputs
-    tile = 8  # features' worth of loads and stores around each tile
+    tile = 8 if positions == 1 else 24  # features' worth of loads, stores and sums around each tile
     hadamard = 2 * pairs * positions**2 * (d_in + tile + (outputs * d_out if trace else blocks * d_out) + tile * blocks)
-    form = 2 * (n if symmetric else n + m) * outputs * (positions + tile) * d_in * d_out
-    materialise = 2 * form + 2 * pairs * blocks * d_in * d_out
+    form = 2 * (n if symmetric else n + m) * outputs * (positions + 8) * d_in * d_out
+    materialise = form + 2 * pairs * blocks * d_in * d_out
     return LayerCost(hadamard, materialise, "hadamard" if hadamard <= materialise else "materialise")
 
 
