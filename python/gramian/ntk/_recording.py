@@ -88,7 +88,7 @@ class Recording:
     def bytes(self) -> tuple[int, int]:
         """What the layers' inputs take, and their gradients for each output."""
         size, calls = self.out.element_size(), [call.call for call in self.calls]
-        inputs = sum(x.numel() for call in calls for x in tensors_in((call.args, call.kwargs)))
+        inputs = sum(x.numel() for call in self.calls for x, _ in call.read)
         return size * inputs, size * sum(x.numel() for call in calls for x in tensors_in(call.output))
 
 
@@ -143,7 +143,7 @@ def _watched(model: nn.Module, wanted: dict[nn.Parameter, str], samples: int) ->
         def hook(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
             call = Call(module, args, kwargs, output)
             axis = sample_axis(module, 0)
-            inputs = tensors_in((args, kwargs))
+            inputs = tensors_in(args) + (tensors_in(kwargs) if kwargs else [])
             found = inputs[0].shape[axis] if inputs and inputs[0].ndim > axis else None
             if found != samples:
                 raise refusal(f"model must keep the samples on the first axis, got {found} of {samples} at {name!r}")
@@ -263,33 +263,36 @@ def _backward(recording: Recording, seeds: Tensor, *, apart: bool) -> list[list[
     """Gradients at every output of every call, ``[seeds, ...]``; with ``apart`` they may come in pieces of some seeds each."""
     edges = [edge for call in recording.calls for edge in call.edges if edge is not None]
 
-    def one(seed: Tensor) -> tuple[Tensor, ...]:
-        found = torch.autograd.grad(recording.out, edges, seed, retain_graph=True, allow_unused=True)
-        return tuple(torch.empty(0) if g is None else g for g in found)
+    def run(seed: Tensor, *, batched: bool = False) -> Gradients:
+        return list(
+            torch.autograd.grad(
+                recording.out, edges, seed, retain_graph=True, allow_unused=True, is_grads_batched=batched
+            )
+        )
 
-    def in_turn() -> list[list[Tensor]]:
+    def in_turn() -> list[Gradients]:
         if apart or len(seeds) == 1:
-            return [[g[None] for g in one(seed)] for seed in seeds]
-        together: list[Tensor] = []
+            return [[None if g is None else g[None] for g in run(seed)] for seed in seeds]
+        together: Gradients = []
         for at, seed in enumerate(seeds):
-            each = one(seed)
-            together = together or [g.new_empty(len(seeds), *g.shape) for g in each]
+            each = run(seed)
+            together = together or [None if g is None else g.new_empty(len(seeds), *g.shape) for g in each]
             for to, g in zip(together, each, strict=True):
-                to[at] = g
+                if to is not None and g is not None:
+                    to[at] = g
         return [together]
 
     if len(seeds) == 1 or recording.bytes[1] > _BATCHED_BYTES:
         found = in_turn()
     else:
         try:
-            found = [list(quietly(lambda: torch.func.vmap(one)(seeds)))]
+            found = [quietly(lambda: run(seeds, batched=True))]
         except RuntimeError:  # batching rules of backward operations are wrong or missing (PReLU in torch 2.13)
             found = in_turn()
 
-    def by_call(piece: list[Tensor]) -> list[Gradients]:
-        remaining = iter(piece)
-        each = [[None if edge is None else next(remaining) for edge in call.edges] for call in recording.calls]
-        return [[None if g is None or g.numel() == 0 else g for g in gradients] for gradients in each]
+    def by_call(piece: Gradients) -> list[Gradients]:
+        remaining = iter([None if g is None or g.numel() == 0 else g for g in piece])
+        return [[None if edge is None else next(remaining) for edge in call.edges] for call in recording.calls]
 
     return [by_call(piece) for piece in found]
 

@@ -73,6 +73,8 @@ class Part:
 def tensors_in(output: Any) -> list[Tensor]:
     if isinstance(output, Tensor):  # pytree takes a hundred times as long
         return [output]
+    if isinstance(output, tuple) and all(isinstance(x, Tensor) for x in output):
+        return list(output)
     return [x for x in pytree.tree_leaves(output) if isinstance(x, Tensor)]
 
 
@@ -95,7 +97,7 @@ def _positions_last(g: Tensor) -> Tensor:
 
 def _linear(call: Call) -> list[Part]:
     module, x = cast("nn.Linear", call.module), _input(call).detach()
-    positions = x[0, ..., 0].numel()
+    positions = x.shape[1:-1].numel()
 
     def g(gradients: Gradients) -> Tensor:
         return _first(gradients).reshape(-1, len(x), positions, module.out_features).movedim(0, 1)
