@@ -112,7 +112,8 @@ OPS = {
         rows(5, 3, seed=1, dtype=dtype),
         rows(5, 2, seed=2, dtype=dtype),
     ],
-    "spectra_shells": lambda dtype: [rows(2, 4, 3, 2, dtype=dtype), None, torch.arange(12).int().view(4, 3) % 5, 5, 1],
+    "spectra_powers": lambda dtype: [rows(2, 4, 3, 2, dtype=dtype), None, 1, 0.5],
+    "spectra_shells": lambda dtype: [rows(2, 4, 3, 2, dtype=dtype), None, torch.arange(9).int().view(3, 3) % 5, 5, 1],
 }
 
 

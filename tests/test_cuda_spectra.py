@@ -1,5 +1,7 @@
 """The CUDA ops of spectra, on a GPU or emulated: see test_cuda.py."""
 
+import math
+
 import pytest
 import torch
 
@@ -70,10 +72,17 @@ def test_sums_of_nothing_are_zero(call):
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("cross", [False, True], ids=["power", "cross"])
 def test_shells_equal_the_cpu_op(call, dtype, cross):
-    for batch, n, last, shells, fold in [(1, 1, 1, 1, 0), (3, 9, 7, 5, 1), (1, 140, 130, 91, 2)]:
-        x, y = rows(batch, n, last, 2, dtype=dtype), rows(batch, n, last, 2, seed=1, dtype=dtype)
-        shell = torch.arange(n * last, dtype=torch.int32).view(n, last).div(200, rounding_mode="floor") % shells
-        shell[::4, ::3] = torch.arange(shell[::4, ::3].numel(), dtype=torch.int32).view_as(shell[::4, ::3]) % shells
+    for batch, sizes, shells, fold in [
+        (1, (1,), 1, 0),
+        (3, (9, 7), 5, 1),
+        (1, (140, 130), 91, 2),
+        (2, (6, 5, 4), 3, 0),
+        (2, (3, 4, 2, 5), 3, 1),
+    ]:
+        x, y = rows(batch, *sizes, 2, dtype=dtype), rows(batch, *sizes, 2, seed=1, dtype=dtype)
+        table = [n // 2 + 1 for n in sizes[:-1]] + [sizes[-1] if fold else sizes[-1] // 2 + 1]
+        shell = torch.arange(math.prod(table), dtype=torch.int32).view(table).div(200, rounding_mode="floor") % shells
+        shell[..., ::3] = torch.arange(shell[..., ::3].numel(), dtype=torch.int32).view_as(shell[..., ::3]) % shells
         arguments = (x, y if cross else None, shell, shells, fold)
         scale = torch.ops.gramian.spectra_shells(x.double(), None, shell, shells, fold)
         scale = scale + torch.ops.gramian.spectra_shells(y.double(), None, shell, shells, fold)

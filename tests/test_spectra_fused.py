@@ -12,7 +12,7 @@ from tests.reference import spectra as reference
 
 op = torch.ops.gramian.spectra_grid_shells
 
-SMOOTH = [n for n in range(1, 301) if spectra._grid._is_smooth(n)]
+SMOOTH = [n for n in range(1, 301) if spectra._grid_shells._is_smooth(n)]
 LARGE = [512, 625, 729, 1000, 1024, 1536, 2025, 2048, 4096, 6561]
 SHAPES = [
     (1, 1),

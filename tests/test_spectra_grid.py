@@ -151,33 +151,39 @@ def test_spectra_have_derivatives(complex_field):
         assert torch.autograd.gradgradcheck(calls, (x, y))
 
 
-def test_shells_follow_the_rules_of_torch():
-    shell = torch.arange(12, dtype=torch.int32).reshape(4, 3) % 5
+def test_ops_of_modes_follow_the_rules_of_torch():
+    shell = torch.arange(9, dtype=torch.int32).reshape(3, 3) % 5
     x, y = field(2, 4, 3, 2), field(2, 4, 3, 2, seed=1)
-    op = torch.ops.gramian.spectra_shells.default
+    shells, powers = torch.ops.gramian.spectra_shells.default, torch.ops.gramian.spectra_powers.default
     checks = ("test_schema", "test_autograd_registration", "test_faketensor", "test_aot_dispatch_dynamic")
-    opcheck(op, (x.clone().requires_grad_(), None, shell, 5, 1), test_utils=checks)
-    opcheck(op, (x, y.clone().requires_grad_(), shell, 5, 2), test_utils=checks)
-    assert torch.autograd.gradcheck(lambda t: op(t, None, shell, 5, 1), x.requires_grad_(), check_forward_ad=True)
-    both = (x, y.requires_grad_())
-    assert torch.autograd.gradcheck(
-        lambda t, u: op(t, u, shell, 5, 2), both, check_forward_ad=True, check_batched_grad=True
-    )
-    mapped = torch.vmap(lambda t: op(t, None, shell, 5, 0))(torch.stack([x, y]))
-    assert torch.equal(mapped[1], op(y, None, shell, 5, 0))
+    for op, rest in ((shells, (shell, 5, 1)), (powers, (2, 0.5))):
+        opcheck(op, (x.clone().requires_grad_(), None, *rest), test_utils=checks)
+        opcheck(op, (x, y.clone().requires_grad_(), *rest), test_utils=checks)
+        one, both = x.clone().requires_grad_(), (x.clone().requires_grad_(), y.clone().requires_grad_())
+        assert torch.autograd.gradcheck(lambda t: op(t, None, *rest), one, check_forward_ad=True)  # noqa: B023
+        assert torch.autograd.gradcheck(
+            lambda t, u: op(t, u, *rest),  # noqa: B023
+            both,
+            check_forward_ad=True,
+            check_batched_grad=True,
+        )
+        mapped = torch.vmap(lambda t: op(t, None, *rest))(torch.stack([x, y]))  # noqa: B023
+        assert torch.equal(mapped[1], op(y, None, *rest))
 
 
-def test_shells_are_the_same_bits_for_every_number_of_threads():
+def test_ops_of_modes_have_the_same_bits_for_every_number_of_threads():
     x = field(2, 300, 500, dtype=torch.float32)
     kept, found = torch.get_num_threads(), []
     modes = torch.view_as_real(torch.fft.rfftn(x, dim=(-2, -1)))
-    shell = (torch.arange(300 * 251, dtype=torch.int32) % 77).reshape(300, 251)
+    shell = (torch.arange(151 * 251, dtype=torch.int32) % 77).reshape(151, 251)
     for threads in (1, 2, 3):
         torch.set_num_threads(threads)
-        found.append(torch.ops.gramian.spectra_shells(modes, None, shell, 77, 2))
+        shells = torch.ops.gramian.spectra_shells(modes, None, shell, 77, 2)
+        found.append((shells, torch.ops.gramian.spectra_powers(modes, None, 2, 0.1)))
     torch.set_num_threads(kept)
-    assert torch.equal(found[0], found[1])
-    assert torch.equal(found[0], found[2])
+    for at in (0, 1):
+        assert torch.equal(found[0][at], found[1][at])
+        assert torch.equal(found[0][at], found[2][at])
 
 
 def test_strides_axes_and_other_inputs():
@@ -196,13 +202,21 @@ def test_strides_axes_and_other_inputs():
 
 def test_spectra_grid_refuses_what_does_not_fit():
     x = field(6, 8)
-    modes, shell = field(1, 2, 3, 2), torch.zeros(2, 3, dtype=torch.int32)
+    modes, shell = field(1, 2, 3, 2), torch.zeros(2, 2, dtype=torch.int32)
     op = torch.ops.gramian.spectra_shells
     for call, message in [
-        (lambda: op(modes[0], None, shell, 1, 0), r"shells: x must be \[b, rows, last, 2\], got shape \(2, 3, 2\)"),
-        (lambda: op(modes.mT, None, shell, 1, 0), r"shells: x must be \[b, rows, last, 2\]"),
+        (lambda: op(modes[0], None, shell, 1, 0), r"shells: shell must be contiguous int32 \[n/2 \+ 1"),
+        (lambda: op(modes[0, 0], None, shell, 1, 0), r"shells: x must be \[b, n1, .., 2\] with 1 to 4 axes, got shape"),
+        (lambda: op(modes.mT, None, shell, 1, 0), r"shells: x must be \[b, n1, .., 2\] with 1 to 4 axes, got shape"),
+        (
+            lambda: torch.ops.gramian.spectra_powers(modes.transpose(1, 2), None, 0, 1.0),
+            "powers: x must be contiguous",
+        ),
         (lambda: op(modes, modes.float(), shell, 1, 0), r"shells: y must have the dtype of x \(float64\), got float32"),
-        (lambda: op(modes, None, shell.long(), 1, 0), r"shells: shell must be contiguous int32 \[2, 3\], got int64"),
+        (
+            lambda: op(modes, None, shell.long(), 1, 0),
+            r"shells: shell must be contiguous int32 .*, got int64 of shape \(2, 2\)",
+        ),
         (lambda: op(modes, None, shell + 1, 1, 0), "shells: shell must be from 0 to 0, got 1"),
         (lambda: op(modes, None, shell, 1, 3), "shells: fold must be 0, 1 or 2, got 3"),
         (lambda: spectra.power_spectrum(x, (0, 0)), "power_spectrum: dim must name different axes of x"),

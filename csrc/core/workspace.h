@@ -60,7 +60,7 @@ class Workspace {
 
  private:
   static constexpr std::size_t kAlign = 4096;
-  static constexpr std::size_t kMostKept = std::size_t{64} << 20;
+  static constexpr std::size_t kMostKept = std::size_t{80} << 20;  // 64 MiB and more: the modes of 4096 x 4096 samples
 
   struct Kept {
     std::mutex mutex;

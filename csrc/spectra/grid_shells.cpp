@@ -69,7 +69,7 @@ void run(const Tensor& x, const std::optional<Tensor>& window, const Tensor& she
   p.together = std::max<std::int64_t>(1, 4 * kernel.lanes / p.rows);
   const std::int64_t planes = p.axes > 2 ? p.together * p.rows * p.blocks * block : 0;
   const std::int64_t scratch = std::max(first * kernel.strips * block, p.blocks * kernel.lanes * block + planes);
-  const std::int64_t batch = x.size(0), of_item = kGridCopies * shells, size = sizeof(T);
+  const std::int64_t batch = x.size(0), of_item = kShellCopies * shells, size = sizeof(T);
   constexpr std::int64_t kChunk = 1 << 18;  // bytes of modes that stay in the second cache
   const std::int64_t each = std::max<std::int64_t>(1, kChunk / (modes * size));
   if (each > 1) {  // small items: a worker takes some through all axes
@@ -86,7 +86,7 @@ void run(const Tensor& x, const std::optional<Tensor>& window, const Tensor& she
       kernel.first_axis(some, 0, (end - begin) * strips, own);
       kernel.other_axes(some, 0, (end - begin) * frequencies, own);
       for (std::int64_t item = begin; item < end; ++item)
-        finish(some.sums + (item - begin) * of_item, kGridCopies, shells, to + item * shells);
+        finish(some.sums + (item - begin) * of_item, kShellCopies, shells, to + item * shells);
     });
     return;
   }
@@ -109,7 +109,7 @@ void run(const Tensor& x, const std::optional<Tensor>& window, const Tensor& she
       part.sums = sums.data() + begin / per_part * of_item;
       kernel.other_axes(part, begin, end, own + worker * scratch);
     });
-    finish(sums.data(), parts * kGridCopies, shells, to + item * shells);
+    finish(sums.data(), parts * kShellCopies, shells, to + item * shells);
   }
 }
 

@@ -172,7 +172,7 @@ void last_axis(const GridShells<T>& p, const T* modes, std::int64_t row, int cou
     const std::int64_t first = r / p.rows % frequencies, item = r / p.rows / frequencies;
     from[l] = modes + (r - row) * row_size;
     lanes[l] = {p.shell + octant_row(p, first, r % p.rows) * half,
-                p.sums + (item * kGridCopies + l % kGridCopies) * p.shells};
+                p.sums + (item * kShellCopies + l % kShellCopies) * p.shells};
     weights[l] = static_cast<T>(first == 0 || 2 * first == p.axis[0].size ? 0.25 : 0.5);
   }
   for (std::int64_t k = 0; k < last.size; k += kLanes<T>) {

@@ -3,11 +3,11 @@
 #pragma once
 #include <cstdint>
 
-#include "core/isa.h"
+#include "spectra/shells_kernel.h"
 
 namespace gramian {
 
-constexpr int kMostAxes = 4, kMostPasses = 32;
+constexpr int kMostPasses = 32;
 
 // How one axis is transformed: passes of decimation in frequency, in place. Frequencies come out in the order of their
 // digits reversed, which is no matter to a sum over shells: `place` says where each one is.
@@ -36,10 +36,8 @@ struct GridShells {
   const std::int32_t* shell;  // [n/2 + 1 of every axis], each below `shells`
   std::int64_t shells;
   T* modes;
-  double* sums;  // [items, kGridCopies, shells]
+  double* sums;  // [items, kShellCopies, shells]
 };
-
-constexpr std::int64_t kGridCopies = 4;  // histograms in turns: an addition need not wait for the one before it
 
 template <class T>
 struct GridShellsKernels {

@@ -1,60 +1,63 @@
 // gramian::spectra_shells: power or cross power of Fourier modes, summed over shells.
+#include "spectra/shells.h"
+
 #include <vector>
 
 #include "core/parallel.h"
-#include "spectra/shells.h"
 
 namespace gramian {
 namespace {
 
 template <class T>
-void sum_shells(void (*kernel)(const ShellSum<T>&, std::int64_t, std::int64_t, double*), const Tensor& x,
-                const Tensor* y, const Tensor& shell, std::int64_t shells, Fold fold, Tensor& out) {
+void sum_shells(const ShellsKernels<T>& kernel, const ShellSum<T>& first, std::int64_t batch, std::int64_t modes,
+                T* to) {
   constexpr std::int64_t kModesEach = 1 << 16, kMostParts = 16;  // of one item; fixed, so that sums round the same
-  const std::int64_t batch = x.size(0), rows = x.size(1), last = x.size(2), parts_of_sum = y == nullptr ? 1 : 2;
-  const std::int64_t parts =
-      std::clamp<std::int64_t>(rows * last / kModesEach, 1, std::min(kMostParts, std::max<std::int64_t>(rows, 1)));
-  const std::int64_t per_part = block_count(rows, parts), size = shells * parts_of_sum;
-  std::vector<double> sums(static_cast<std::size_t>(batch * parts * kShellCopies * size));
-  run_pieces(batch * parts, 1, [&](std::int64_t at, std::int64_t, std::int64_t) {
+  std::int64_t rows = 1;
+  for (int a = 0; a + 1 < first.axes; ++a) rows *= first.n[a] / 2 + 1;
+  const std::int64_t parts = std::clamp<std::int64_t>(modes / kModesEach, 1, std::min(kMostParts, rows));
+  const std::int64_t per_part = block_count(rows, parts), size = first.shells * (first.modes.y == nullptr ? 1 : 2);
+  std::vector<double> copies(static_cast<std::size_t>(worker_count(batch * parts) * kShellCopies * size));
+  std::vector<double> sums(static_cast<std::size_t>(batch * parts * size));
+  run_pieces(batch * parts, 1, [&](std::int64_t at, std::int64_t, std::int64_t worker) {
     const std::int64_t item = at / parts, begin = at % parts * per_part, end = std::min(rows, begin + per_part);
-    const auto modes = [&](const Tensor& t) {
-      return static_cast<const T*>(t.const_data_ptr()) + item * rows * last * 2;
-    };
-    const ShellSum<T> p{modes(x),
-                        y == nullptr ? nullptr : modes(*y),
-                        static_cast<const std::int32_t*>(shell.const_data_ptr()),
-                        last,
-                        shells,
-                        fold};
-    if (begin < end) kernel(p, begin, end, sums.data() + at * kShellCopies * size);
+    ShellSum<T> p = first;
+    p.modes.x += item * modes * 2;
+    if (p.modes.y != nullptr) p.modes.y += item * modes * 2;
+    double* const own = copies.data() + worker * kShellCopies * size;
+    std::fill_n(own, kShellCopies * size, 0.0);
+    if (begin < end) kernel.sum(p, begin, end, own);
+    for (std::int64_t copy = 0; copy < kShellCopies; ++copy)
+      for (std::int64_t i = 0; i < size; ++i) sums[static_cast<std::size_t>(at * size + i)] += own[copy * size + i];
   });
-  T* const to = static_cast<T*>(out.mutable_data_ptr());
+  const double times = first.modes.fold == Fold::none ? 1 : 2;
   for (std::int64_t item = 0; item < batch; ++item)
     for (std::int64_t i = 0; i < size; ++i) {
       double total = 0;
-      for (std::int64_t copy = 0; copy < parts * kShellCopies; ++copy)
-        total += sums[static_cast<std::size_t>((item * parts * kShellCopies + copy) * size + i)];
-      to[item * size + i] = static_cast<T>(total);
+      for (std::int64_t part = 0; part < parts; ++part)
+        total += sums[static_cast<std::size_t>((item * parts + part) * size + i)];
+      to[item * size + i] = static_cast<T>(times * total);
     }
 }
 
 Tensor spectra_shells_cpu(const Tensor& x, const std::optional<Tensor>& y, const Tensor& shell, std::int64_t shells,
                           std::int64_t fold) {
   const Element element = check_shells(x, y, shell, shells, fold);
-  const std::int64_t modes = shell.size(0) * shell.size(1);
   const auto* const number = static_cast<const std::int32_t*>(shell.const_data_ptr());
   std::int32_t least = 0, most = 0;
-  for (std::int64_t i = 0; i < modes; ++i) least = std::min(least, number[i]), most = std::max(most, number[i]);
+  for (std::int64_t i = 0, entries = shell.numel(); i < entries; ++i) {
+    least = std::min(least, number[i]);
+    most = std::max(most, number[i]);
+  }
   check_shell_range(least, most, shells);
 
   Tensor out = torch::stable::new_zeros(x, {x.size(0), shells, y.has_value() ? 2 : 1});
-  if (modes == 0) return out;
-  const Tensor* const other = y.has_value() ? &*y : nullptr;
-  if (element == Element::f64)
-    sum_shells<double>(GRAMIAN_KERNELS(shells).f64, x, other, shell, shells, static_cast<Fold>(fold), out);
-  else
-    sum_shells<float>(GRAMIAN_KERNELS(shells).f32, x, other, shell, shells, static_cast<Fold>(fold), out);
+  if (x.numel() == 0) return out;
+  const auto run = [&](const auto& kernel, auto zero) {
+    using T = decltype(zero);
+    sum_shells<T>(kernel, shell_sum_of<T>(x, y, shell, shells, fold), x.size(0), x.numel() / x.size(0) / 2,
+                  static_cast<T*>(out.mutable_data_ptr()));
+  };
+  element == Element::f64 ? run(GRAMIAN_KERNELS(shells_f64), 0.0) : run(GRAMIAN_KERNELS(shells_f32), 0.0F);
   return out;
 }
 

@@ -13,10 +13,10 @@ namespace {
 constexpr std::int64_t kModesEach = 1 << 13, kMostWarps = 1 << 12;
 
 __global__ void __launch_bounds__(kThreads)
-    range_kernel(const std::int32_t* shell, std::int64_t modes, ShellRange* range) {
+    range_kernel(const std::int32_t* shell, std::int64_t count, ShellRange* range) {
   __shared__ ShellRange slots[kWarps];
   ShellRange mine{0, 0};
-  for (std::int64_t i = threadIdx.x; i < modes; i += kThreads) {
+  for (std::int64_t i = threadIdx.x; i < count; i += kThreads) {
     mine.least = shell[i] < mine.least ? shell[i] : mine.least;
     mine.most = shell[i] > mine.most ? shell[i] : mine.most;
   }
@@ -28,6 +28,20 @@ __global__ void __launch_bounds__(kThreads)
     mine = {slots[warp].least < mine.least ? slots[warp].least : mine.least,
             slots[warp].most > mine.most ? slots[warp].most : mine.most};
   *range = mine;
+}
+
+// Where the table has the shell of a mode, counted through all axes.
+template <class T>
+GRAMIAN_DEVICE std::int64_t table_index(const ShellSum<T>& p, std::int64_t mode) {
+  std::int64_t at = 0, stride = 1;
+  for (int a = p.axes - 1; a >= 0; --a) {
+    const std::int64_t n = p.n[a], k = mode % n;
+    const bool folded = a == p.axes - 1 && p.modes.fold != Fold::none;
+    mode /= n;
+    at += (folded || 2 * k <= n ? k : n - k) * stride;
+    stride *= folded ? n : n / 2 + 1;
+  }
+  return at;
 }
 
 // How often a mode counts: its conjugate, where that is not kept, is a second one.
@@ -54,11 +68,11 @@ __global__ void __launch_bounds__(kThreads)
     std::int32_t shell = 0;
     double power[kParts] = {};
     if (waiting) {
-      shell = p.shell[k];
-      const T weight = static_cast<T>(weight_of(p.fold, p.last, k % p.last));
-      const T re = p.x[2 * at], im = p.x[2 * at + 1];
+      shell = p.shell[table_index(p, k)];
+      const T weight = static_cast<T>(weight_of(p.modes.fold, p.modes.last, k % p.modes.last));
+      const T re = p.modes.x[2 * at], im = p.modes.x[2 * at + 1];
       if constexpr (kCross) {
-        const T other_re = p.y[2 * at], other_im = p.y[2 * at + 1];
+        const T other_re = p.modes.y[2 * at], other_im = p.modes.y[2 * at + 1];
         power[0] = static_cast<double>(weight * (re * other_re + im * other_im));
         power[1] = static_cast<double>(weight * (im * other_re - re * other_im));
       } else {
@@ -90,13 +104,13 @@ __global__ void __launch_bounds__(kThreads)
 }
 
 template <class T>
-std::int64_t run(const ShellSum<T>& p, std::int64_t rows, std::int64_t batch, void* memory, T* out, Stream stream) {
+std::int64_t run(const ShellSum<T>& p, std::int64_t modes, std::int64_t batch, void* memory, T* out, Stream stream) {
   Walk walk(memory, stream);
-  const std::int64_t modes = rows * p.last, size = p.shells * (p.y == nullptr ? 1 : 2);
+  const std::int64_t size = p.shells * (p.modes.y == nullptr ? 1 : 2);
   const std::int64_t parts =
       std::clamp<std::int64_t>(modes / kModesEach, 1, std::max<std::int64_t>(1, kMostWarps / batch));
   double* const sums = walk.take<double>(batch * parts * size);
-  walk.launch(p.y == nullptr ? shells_kernel<T, false> : shells_kernel<T, true>,
+  walk.launch(p.modes.y == nullptr ? shells_kernel<T, false> : shells_kernel<T, true>,
               dim3{static_cast<unsigned>((batch * parts + kWarps - 1) / kWarps)}, 0, p, modes, batch, parts, sums);
   walk.launch(join_shells_kernel<T>, dim3{static_cast<unsigned>((batch * size + kThreads - 1) / kThreads)}, 0, sums,
               batch, parts, size, out);
@@ -105,22 +119,22 @@ std::int64_t run(const ShellSum<T>& p, std::int64_t rows, std::int64_t batch, vo
 
 }  // namespace
 
-ShellRange shell_range(const std::int32_t* shell, std::int64_t modes, void* memory, Stream stream) {
+ShellRange shell_range(const std::int32_t* shell, std::int64_t count, void* memory, Stream stream) {
   auto* const on_device = static_cast<ShellRange*>(memory);
-  launch(range_kernel, dim3{1}, 0, stream, shell, modes, on_device);
+  launch(range_kernel, dim3{1}, 0, stream, shell, count, on_device);
   ShellRange range;
   read_back(&range, on_device, sizeof range, stream);
   return range;
 }
 
 template <class T>
-std::int64_t shells_bytes(const ShellSum<T>& p, std::int64_t rows, std::int64_t batch) {
-  return run<T>(p, rows, batch, nullptr, nullptr, nullptr);
+std::int64_t shells_bytes(const ShellSum<T>& p, std::int64_t modes, std::int64_t batch) {
+  return run<T>(p, modes, batch, nullptr, nullptr, nullptr);
 }
 
 template <class T>
-void shells(const ShellSum<T>& p, std::int64_t rows, std::int64_t batch, void* memory, T* out, Stream stream) {
-  run(p, rows, batch, memory, out, stream);
+void shells(const ShellSum<T>& p, std::int64_t modes, std::int64_t batch, void* memory, T* out, Stream stream) {
+  run(p, modes, batch, memory, out, stream);
 }
 
 template std::int64_t shells_bytes<float>(const ShellSum<float>&, std::int64_t, std::int64_t);

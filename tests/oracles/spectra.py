@@ -79,11 +79,31 @@ def spectra_ndft(args, got):
     return worst(got[0], expected, scale, 2 * math.log2(len(x) + 2) + 4, floor=2 * (error @ np.abs(v)) + 1e-300)
 
 
+def _modes_arguments(draw, most):
+    axes = draw.number(1, 5)
+    sizes = [draw.size(0, most if axes < 3 else 5) for _ in range(axes)]
+    x = draw.values(draw.size(0, 3), *sizes, 2, dtype=draw.dtype())
+    return x, draw.values(*x.shape, dtype=x.dtype) if draw.chance(0.5) else None
+
+
+def _counted(x, y, fold):
+    """Power of each mode as often as it counts, its imaginary part, and the scale of both."""
+    a, b = wide(x), wide(x if y is None else y)
+    weight, kept = np.ones(x.shape[-2]), x.shape[-2]
+    if fold:
+        weight[1 : kept - (fold == 2 and kept > 1)] = 2
+    real = weight * (a[..., 0] * b[..., 0] + a[..., 1] * b[..., 1])
+    imaginary = weight * (a[..., 1] * b[..., 0] - a[..., 0] * b[..., 1])
+    return [real] if y is None else [real, imaginary], weight * np.abs(a).sum(-1) * np.abs(b).sum(-1)
+
+
 def _shells_arguments(draw):
-    dtype, rows, last, shells = draw.dtype(), draw.size(0, 17), draw.size(0, 17), draw.size(1, 17)
-    x = draw.values(draw.size(0, 3), rows, last, 2, dtype=dtype)
-    y = draw.values(*x.shape, dtype=dtype) if draw.chance(0.5) else None
-    return x, y, draw.integers(0, shells, rows, last).int(), shells, draw.number(0, 3)
+    x, y = _modes_arguments(draw, 17)
+    shells, fold = draw.size(1, 17), draw.number(0, 3)
+    table = [n // 2 + 1 for n in x.shape[1:-1]]
+    if fold:
+        table[-1] = x.shape[-2]
+    return x, y, draw.integers(0, shells, *table).int(), shells, fold
 
 
 @op(_shells_arguments, "8 eps Σ|x||y| of a shell", dense=True)
@@ -91,18 +111,27 @@ def spectra_shells(args, got):
     x, y, shell, shells, fold = args
     if not is_finite(args):
         return 0.0
-    a, b = wide(x), wide(x if y is None else y)
-    weight = np.ones(shell.shape)
-    if fold and shell.shape[1] > 0:
-        weight[:, 1 : shell.shape[1] - (fold == 2 and shell.shape[1] > 1)] = 2
-    real = weight * (a[..., 0] * b[..., 0] + a[..., 1] * b[..., 1])
-    imaginary = weight * (a[..., 1] * b[..., 0] - a[..., 0] * b[..., 1])
-    size = weight * np.abs(a).sum(-1) * np.abs(b).sum(-1)
-    where = (np.asarray(shell)[..., None] == np.arange(shells)).astype(np.longdouble)
-    parts = [real] if y is None else [real, imaginary]
-    expected = np.stack([np.einsum("brl,rls->bs", part, where) for part in parts], -1)
-    scale = np.broadcast_to(np.einsum("brl,rls->bs", size, where)[..., None], expected.shape)
-    return worst(got[0], expected, scale, 8, floor=float(torch.finfo(x.dtype).tiny) * (shell.numel() + 1))
+    parts, size = _counted(x, y, fold)
+    sizes = x.shape[1:-1]
+    axes = [np.minimum(np.arange(n), n - np.arange(n)) for n in sizes]
+    if fold:
+        axes[-1] = np.arange(sizes[-1])
+    number = np.asarray(shell)[np.ix_(*axes)].reshape(-1, 1)
+    where = (number == np.arange(shells)).astype(np.longdouble)
+    expected = np.stack([part.reshape(len(x), len(number)) @ where for part in parts], -1)
+    scale = np.broadcast_to((size.reshape(len(x), len(number)) @ where)[..., None], expected.shape)
+    return worst(got[0], expected, scale, 8, floor=float(torch.finfo(x.dtype).tiny) * (len(number) + 1))
+
+
+@op(lambda draw: (*_modes_arguments(draw, 40), draw.number(0, 3), 0.75), "4 eps |x||y|", dense=True)
+def spectra_powers(args, got):
+    x, y, fold, factor = args
+    if not is_finite(args):
+        return 0.0
+    parts, size = _counted(x, y, fold)
+    expected = factor * np.stack(parts, -1)
+    scale = np.broadcast_to(factor * size[..., None], expected.shape)
+    return worst(got[0], expected, scale, 4, floor=4 * float(torch.finfo(x.dtype).tiny))
 
 
 def _grid_arguments(draw):

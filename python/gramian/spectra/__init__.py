@@ -10,7 +10,8 @@ from ._bias import (
     sinusoids,
     wave_noise,
 )
-from ._grid import RadialSpectrum, coherence, cross_spectrum, power_spectrum, radial_spectrum
+from ._power import cross_spectrum, power_spectrum
+from ._radial import RadialSpectrum, coherence, radial_spectrum
 from ._relu_line import Pieces, pieces_fourier, relu_line, relu_line_spectrum
 from ._relu_plane import Regions, largest_slope, regions_fourier, relu_plane, relu_plane_spectrum
 from ._sums import Kernel, gaussian_eigenpairs, kernel_sum, ndft, ndft_adjoint
