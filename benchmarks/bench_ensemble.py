@@ -97,16 +97,16 @@ def _case(sets: int, seeds: int, n: int, c: int, rounds: int = 6) -> Case:
     )
 
 
-def _streamed(seeds: int, n: int, c: int, rounds: int = 6) -> Case:
-    """The accumulator alone, fed one set in calls of 20 models: the sums are read and written in each."""
+def _streamed(seeds: int, together: int, n: int, c: int, rounds: int = 6) -> Case:
+    """The accumulator alone, fed one set some models at a time: the sums are read and written in each call."""
 
     def ours(inputs: list[Tensor]) -> Tensor:
         p, y = inputs
-        state = torch.zeros(n, c, dtype=torch.float64), torch.zeros(n, dtype=torch.float64)
-        for models in torch.split(p[0], 20):
-            torch.ops.gramian.ensemble_accumulate_(models, y, *state)
-        within = state[1].sum() - state[0].square().sum() / seeds
-        return within / (n * (seeds - 1))
+        parts = ensemble.BiasVariance(y)
+        for models in torch.split(p[0], together):
+            parts.update(models, 0)
+        one = parts._sets[0]
+        return (one.squares.sum() - one.sums.square().sum() / seeds) / (n * (seeds - 1))
 
     def plain(inputs: list[Tensor]) -> Tensor:
         return inputs[0][0].var(0).sum(1).mean()
@@ -117,13 +117,13 @@ def _streamed(seeds: int, n: int, c: int, rounds: int = 6) -> Case:
 
     return Case(
         op="ensemble.BiasVariance",
-        name=f"one set, seeds={seeds} in 20s n={n} c={c}",
+        name=f"one set, seeds={seeds} by {together} n={n} c={c}",
         dtype="float32",
         setup=_setup(1, seeds, n, c),
         ours=ours,
         peers=[Peer(name="torch", version=_torch_version, call="var of the whole", run=plain)],
         flops=3.0 * seeds * n * c,
-        bytes=(4.0 + 20.0 / 20.0) * seeds * n * c,
+        bytes=(4.0 + 20.0 / together) * seeds * n * c,
         error=error,
         rounds=rounds,
         memory=True,
@@ -187,6 +187,7 @@ CASES = [
     _case(10, 10, 1797, 10, 10),
     _case(3, 2, 80, 1, 10),
     _case(7, 13, 9973, 3),
-    _streamed(400, 50_000, 10, 4),
+    _streamed(100, 20, 50_000, 10, 4),
+    _streamed(400, 20, 50_000, 10, 4),
     _against_mlxtend(500),
 ]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from functools import partial
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
@@ -207,6 +208,77 @@ def _radial_case(batch: int, shape: tuple[int, ...], *, rounds: int) -> Case:
     )
 
 
+def _xrft(inputs: list[Tensor]) -> Tensor:
+    """Means over a quarter as many shells as there are samples along an axis."""
+    import xarray
+    import xrft
+
+    field = xarray.DataArray(inputs[0][0].numpy(), dims=["a", "b"])
+    return torch.from_numpy(xrft.isotropic_power_spectrum(field, dim=["a", "b"], truncate=True).values)
+
+
+def _against_xrft(side: int) -> Case:
+    peer = Peer(name="xrft", version=partial(version, "xrft"), call="isotropic_power_spectrum", run=_xrft)
+    case = _radial_case(1, (side, side), rounds=4)
+    return replace(case, name=f"{case.name}, bins of xrft", peers=[peer], error="xrft has bins of its own")
+
+
+def _modes(shape: tuple[int, ...]) -> Callable[[int], list[Tensor]]:
+    """What torch's transform of a field leaves, and the shells of its modes by |k| and one by one."""
+    grid = _grid(1, shape)
+
+    def setup(seed: int) -> list[Tensor]:
+        x, number, weight = grid(seed)
+        modes = torch.view_as_real(torch.fft.rfftn(x, dim=tuple(range(1, x.ndim))))
+        octant = number[tuple(slice(n // 2 + 1) for n in shape)].int().contiguous()
+        return [modes, number, weight, octant]
+
+    return setup
+
+
+def _powers(inputs: list[Tensor]) -> Tensor:
+    return inputs[0].square().sum(-1) * inputs[2]
+
+
+def _after_fft_case(name: str, shape: tuple[int, ...], ours: Any, peer: Any, call: str, written: int) -> Case:
+    """What the general route does after torch's FFT, whose transform it should read once; ``written`` bytes a mode leave."""
+    fold, modes = 1 + (shape[-1] % 2 == 0), math.prod(shape[:-1]) * (shape[-1] // 2 + 1)
+
+    def error(result: Tensor, inputs: list[Tensor]) -> float:
+        wide = peer([inputs[0].double(), inputs[1], inputs[2].double()])
+        return float(((result.reshape(wide.shape) - wide).abs() / wide.abs().max()).max())
+
+    return Case(
+        op=f"spectra.{name}",
+        name=f"after torch's FFT, {' x '.join(map(str, shape))}",
+        dtype="float32",
+        setup=_modes(shape),
+        ours=lambda inputs: ours(inputs, fold),
+        flops=4.0 * modes,
+        bytes=(8.0 + written) * modes,
+        error=error,
+        peers=[Peer(name="torch", version=partial(version, "torch"), call=call, run=peer)],
+        rounds=4,
+        memory=True,
+    )
+
+
+def _our_shells(inputs: list[Tensor], fold: int) -> Tensor:
+    modes, _, _, octant = inputs
+    shells = int(octant[(-1,) * octant.ndim]) + 1  # the corner holds what is dropped
+    return torch.ops.gramian.spectra_shells(modes, None, octant, shells, fold)[:, :-1]
+
+
+def _bincount(inputs: list[Tensor]) -> Tensor:
+    number, power = inputs[1].reshape(-1), _powers(inputs)[0]
+    shells = int(inputs[1].max())
+    return torch.bincount(number, power.reshape(-1), minlength=shells + 1)[None, :shells]
+
+
+def _our_powers(inputs: list[Tensor], fold: int) -> Tensor:
+    return torch.ops.gramian.spectra_powers(inputs[0], None, fold, 1.0)
+
+
 CASES = [
     _ndft_case(10_000, 1000, 784, rounds=10),
     _ndft_case(10_000, 1000, 3, rounds=10),
@@ -214,10 +286,14 @@ CASES = [
     _kernel_case(10_000, 1000, 784, rounds=10),
     _kernel_case(20_000, 20_000, 10, rounds=2),
     _radial_case(1, (1024, 1024), rounds=6),
+    _against_xrft(1024),
     _radial_case(1, (2048, 2048), rounds=6),
     _radial_case(1, (4096, 4096), rounds=2),
     _radial_case(1, (128, 128, 128), rounds=6),
     _radial_case(1, (192, 192, 192), rounds=4),
     _radial_case(4096, (64, 64), rounds=2),
     _radial_case(1, (1021, 1021), rounds=4),
+    _after_fft_case("radial_spectrum", (4098, 4099), _our_shells, _bincount, "|X|², bincount of shells", 0),
+    _after_fft_case("radial_spectrum", (258, 260, 254), _our_shells, _bincount, "|X|², bincount of shells", 0),
+    _after_fft_case("power_spectrum", (4098, 4099), _our_powers, _powers, "|X|² times weights", 4),
 ]
