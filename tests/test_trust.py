@@ -47,3 +47,4 @@ def test_bits_repeat(name):
     found = results("determinism")[name]
     assert set(found["levels"].values()) == {1}
     assert found["processes_agree"]
+    assert found["between_levels"] <= 2

@@ -81,15 +81,16 @@ def _determinism(rows_of: dict) -> str:
             f"`{name}`",
             "yes" if all(count == 1 for count in r["levels"].values()) else "no",
             "yes" if r["processes_agree"] else "no",
-            f"{r['between_levels']:.1f}",
+            f"{r['between_levels']:.3f}",
         ]
         for name, r in sorted(rows_of.items())
     ]
     return (
         "## Determinism\n\n"
         "`python -m tests.determinism --json tests/results/determinism.json`: the same bits with 1, 2 and 3 threads and when run again, and\n"
-        "in another process; and the largest difference between instruction-set levels, in units of the last place of a result's largest\n"
-        "entry.\n\n" + _table(["op", "threads and runs", "processes", "levels, units"], rows)
+        "in another process; and how far apart the results of two instruction-set levels may be at most, in units of the op's accuracy\n"
+        "bound: the sum of their distances to the reference.\n\n"
+        + _table(["op", "threads and runs", "processes", "levels, bounds"], rows)
     )
 
 

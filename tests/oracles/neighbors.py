@@ -19,9 +19,10 @@ def _table(x, y, metric):
         return -(x @ y.T), (d + 4) * eps * size
     if metric == "cosine":
         norms = [np.sqrt((t**2).sum(1, keepdims=True)) for t in (x, y)]
-        x, y = (np.divide(t, n, out=np.zeros_like(t), where=n > 0) for t, n in zip((x, y), norms, strict=True))
+        known = [n >= 1 / np.finfo(np.float64).max for n in norms]  # the inverse of a shorter one overflows
+        x, y = (np.divide(t, n, out=np.zeros_like(t), where=k) for t, n, k in zip((x, y), norms, known, strict=True))
         table = ((x[:, None] - y) ** 2).sum(2) / 2
-        table[norms[0][:, 0] == 0] = table[:, norms[1][:, 0] == 0] = 1
+        table[~known[0][:, 0]] = table[:, ~known[1][:, 0]] = 1
         return table, (d + 8) * eps * (table + 4 * np.sqrt(table) + 4 * eps)  # of unit rows that were rounded
     if metric == "chebyshev":
         table = np.abs(x[:, None] - y).max(2, initial=0)
@@ -207,7 +208,7 @@ def neighbors_count_within(args, got):
     if table.size and np.abs(table).max() > most / 4:
         return 0.0
     if y is None:
-        np.fill_diagonal(table, np.inf if exclude_self else 0)  # a row lies on itself, even where it has no direction
+        np.fill_diagonal(table, np.nan if exclude_self else 0)  # a row lies on itself, even where it has no direction
     allowed = np.where(np.isfinite(table), 2 * allowed, 0)
     r = wide(radius)[:, None]
     least, most = ((table <= r + sign * allowed).sum(1) for sign in (-1, 1))
