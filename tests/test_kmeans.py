@@ -244,6 +244,14 @@ def test_kmeans_relocates_empty_clusters(dtype):
     assert result.labels.unique().numel() == 15
 
 
+def test_kmeans_stops_where_a_point_falls_back_from_the_cluster_that_took_it():
+    x = torch.tensor([[-826.0, 0.2, -64.0, -0.1, 323.0]]).expand(7, 5)  # equal directions, and none at its centre
+    init = torch.tensor([[0.0, -228.0, 0.0, 393.0, 0.0], [2822.0, -1.5, -366.0, 0.4, -532.0]])
+    _, labels, _, n_iter = torch.ops.gramian.neighbors_kmeans(x, init, max_iter=1 << 40, spherical=True)
+    assert labels.tolist() == [0] * 7
+    assert n_iter <= 3
+
+
 def test_kmeans_can_keep_empty_clusters():
     x = blobs(200, 4, 3)
     init = torch.cat([x[:4], x.new_full((2, 3), 100.0)])

@@ -249,6 +249,8 @@ def test_layers_gram_reads_patches_from_images(isa, dtype, trace):
     [
         ({"a1": []}, "a1 must have at least one layer, got none"),
         ({"bias": []}, "g1, a2, g2, bias and route must have one entry for each of the 1 layers of a1"),
+        ({"bias": [4]}, "bias must be 0 to 3 and route 0 or 1, got 4 and 0 for layer 0"),
+        ({"route": [2]}, "bias must be 0 to 3 and route 0 or 1, got 0 and 2 for layer 0"),
         ({"out": torch.zeros(3, 1, 3, 1)}, "out must be [N, 2, M, 2], got shape (3, 1, 3, 1)"),
         ({"out": torch.zeros(3, 2, 3, 2).double()}, "out must be float32, got float64"),
         (

@@ -71,7 +71,9 @@ class Lloyd {
         continue;
       }
       if (options_.relocate) relocate();
-      if (move_centers() <= enough && enough > 0) {
+      // A point that an empty cluster took may fall back from it, round after round: where no centre moves, it always will.
+      const bool taken_again = were_stale && stale_;
+      if (move_centers() <= enough && (enough > 0 || taken_again)) {
         assign();
         return round;
       }

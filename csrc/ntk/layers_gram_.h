@@ -28,6 +28,8 @@ struct LayersGramCall {
       refuse(kOp, ": g1, a2, g2, bias and route must have one entry for each of the ", count, " layers of a1");
     for (std::size_t l = 0; l < count; ++l) {
       check_layer(kOp, item("a1", l), a1[l], item("g1", l), g1[l], false);
+      if (bias[l] < 0 || bias[l] > 3 || route[l] < 0 || route[l] > 1)
+        refuse(kOp, ": bias must be 0 to 3 and route 0 or 1, got ", bias[l], " and ", route[l], " for layer ", l);
       if (features_of(a1[l], false) == 0 && bias[l] == 0)
         refuse(kOp, ": ", item("a1", l), " must have features unless bias is set, got shape ", shape_text(a1[l]));
       if ((bias[l] & 2) != 0 && (features_of(a1[l], false) != 1 || route[l] != 0))
