@@ -4,9 +4,15 @@ set(GRAMIAN_CUDA_OPS
   csrc/attention/attention_cuda.cpp
   csrc/core/cuda.cpp
   csrc/core/gram_square_sum_cuda.cpp
+  csrc/ensemble/accumulate_cuda.cpp
+  csrc/information/infonce_cuda.cpp
+  csrc/information/pairwise_scores_cuda.cpp
   csrc/neighbors/assign_cuda.cpp
   csrc/neighbors/count_within_cuda.cpp
+  csrc/neighbors/kmeans_cuda.cpp
+  csrc/neighbors/kmeans_plus_plus_cuda.cpp
   csrc/neighbors/knn_cuda.cpp
+  csrc/neighbors/knn_pass_cuda.cpp
   csrc/ntk/layers_gram_cuda.cpp
   csrc/ntk/linear_gram_cuda.cpp
   csrc/simplex/weight4_cuda.cpp
@@ -18,7 +24,12 @@ set(GRAMIAN_CUDA_KERNELS
   csrc/attention/attention_kernel.cu
   csrc/core/device.cu
   csrc/core/gram_square_sum_kernel.cu
+  csrc/ensemble/accumulate_kernel.cu
+  csrc/information/infonce_kernel.cu
+  csrc/information/pairwise_scores_kernel.cu
   csrc/neighbors/count_within_kernel.cu
+  csrc/neighbors/kmeans_kernel.cu
+  csrc/neighbors/kmeans_plus_plus_kernel.cu
   csrc/neighbors/knn_kernel.cu
   csrc/ntk/linear_gram_kernel.cu
   csrc/simplex/weight4_kernel.cu
@@ -71,5 +82,6 @@ if(GRAMIAN_CUDA_EMULATED)
   target_compile_definitions(_ops_emulated PRIVATE GRAMIAN_EMULATED)
   target_link_libraries(_ops_emulated PRIVATE torch_stable)
   set_target_properties(_ops_emulated PROPERTIES PREFIX "")
-  set_source_files_properties(${GRAMIAN_CUDA_KERNELS} PROPERTIES LANGUAGE CXX COMPILE_OPTIONS -xc++)
+  # Unrolled for a GPU, they take the host's compiler twice as long with more than -O1.
+  set_source_files_properties(${GRAMIAN_CUDA_KERNELS} PROPERTIES LANGUAGE CXX COMPILE_OPTIONS "-xc++;-O1")
 endif()

@@ -39,12 +39,12 @@ class Emulated:
     """
 
     def __init__(self, library):
-        self.set_order = ctypes.CDLL(str(library)).gramian_thread_order
+        self.library = ctypes.CDLL(str(library))
 
     def __call__(self, name, *arguments):
         results = []
         for order in (1, 7, 0):
-            self.set_order(order)
+            self.library.gramian_thread_order(order)
             copies = _tensors(arguments, lambda t: t.clone()) if name.endswith("_") else arguments
             result = getattr(torch.ops.gramian_emulated, name)(*copies)
             result = (result,) if isinstance(result, torch.Tensor) else result or ()

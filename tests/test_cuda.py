@@ -2,6 +2,7 @@
 else on the host, where the same source runs as fibers.
 """
 
+import ctypes
 import re
 import shutil
 import subprocess
@@ -11,7 +12,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from gramian import _C, _cuda
+from gramian import _C, _cuda, ensemble, spectra
+from gramian.attention import _search
 from tests.checks import LAYOUTS, refuses, wide
 from tests.cuda import DTYPES, MISSING, ROOT, build, rows
 from tests.reference import engine as reference
@@ -59,6 +61,21 @@ def test_gram_square_sum_reads_every_half_and_propagates_what_is_not_finite(call
 
 
 @pytest.mark.slow
+def test_float32_is_rounded_to_tf32_where_torch_allows_it(emulated):
+    x = torch.tensor([[1 + 2.0**-12, 2.0**-30], [torch.inf, 1.0]])[:1]
+    g = torch.ones(1, 1, 1, 1)
+    allowed = ctypes.CFUNCTYPE(ctypes.c_int)(lambda: 1)
+    try:
+        emulated.library.gramian_ask_tf32(allowed)
+        assert emulated("gram_square_sum", x, x) == 1  # the tie goes to the even one
+        assert emulated("gram_square_sum", x + 2.0**-11, x) == (1 + 2.0**-10) ** 2
+        assert emulated("ntk_linear_gram", x[None], g, None, None, False, False, False).item() == 1
+    finally:
+        emulated.library.gramian_ask_tf32(None)
+    assert emulated("gram_square_sum", x, x) > 1
+
+
+@pytest.mark.slow
 def test_a_cuda_op_refuses_what_the_cpu_op_refuses(call):
     x = torch.zeros(4, 3)
     with refuses("gram_square_sum: y must have d = 3 columns like x, got 2"):
@@ -82,6 +99,45 @@ def test_a_result_that_cannot_be_allocated_is_a_memory_error(emulated):
         emulated("attention_jvp", q, v[..., :1], v, q, v[..., :1], v)
 
 
+# ---- The Python layers, which must leave tensors on their device: here meta, which nothing can be read from ----
+
+
+@pytest.mark.parametrize("method", ["lanczos", "power"])
+def test_singular_values_are_sought_on_the_device_and_looked_at_every_eighth_step(monkeypatch, method):
+    looked = []
+    monkeypatch.setattr(torch.Tensor, "cpu", lambda t: torch.zeros(t.shape, dtype=t.dtype))
+    monkeypatch.setattr(
+        _search._Search, "update", lambda _, step, *found: looked.append((step, {t.device.type for t in found}))
+    )
+    j = torch.empty(2, 16, 12, device="meta")
+    search, right = _search.solve(
+        "sigma",
+        lambda v: (j @ v[..., None])[..., 0],
+        lambda u: (j.mT @ u[..., None])[..., 0],
+        torch.empty(2, 12, device="meta"),
+        method=method,
+        top=1,
+        tol=0.0,
+        max_iter=10,
+    )
+    assert looked == [(8, {"cpu"}), (10, {"cpu"})]
+    assert {t.device.type for t in _search.result(search, None, right, j, (2,), 12) if t is not None} == {"meta"}
+
+
+def test_radial_spectra_and_ensembles_stay_on_the_device():
+    field = torch.empty(3, 32, 48, device="meta")
+    for x in (field, field[:, :31], field[..., 0]):
+        for window in (None, "hann"):
+            dim = (-2, -1) if x.dim() == 3 else -1
+            found = spectra.radial_spectrum(x, dim, window=window)
+            assert {t.device.type for t in found if isinstance(t, torch.Tensor)} == {"meta"}
+    for loss in ("squared", "probability", "cross_entropy"):
+        parts = ensemble.BiasVariance(field[0], loss=loss)
+        parts.update(field.new_empty(4, 32, 48), 0)
+        parts.close(0)
+        assert {t.device.type for t in parts._folded.values()} == {"meta"}
+
+
 # ---- The library ----
 
 
@@ -101,7 +157,9 @@ def cuda_build(tmp_path_factory):
 @pytest.mark.slow
 def test_no_kernel_spills_registers(cuda_build):
     kernels = re.findall(r"Function properties for (\S+)\n\s*(\d+) bytes stack frame, (\d+) bytes spill", cuda_build[1])
-    assert any("square_sum_kernel" in name for name, *_ in kernels)
+    for source in ROOT.glob("csrc/*/*.cu"):  # every kernel was compiled
+        for kernel in re.findall(r"__global__ void[^{;]*?(\w+_kernel)\(", source.read_text(encoding="utf-8")):
+            assert any(kernel in name for name, *_ in kernels), kernel
     assert [name for name, stack, spills in kernels if (stack, spills) != ("0", "0")] == []
 
 

@@ -130,3 +130,80 @@ def test_count_within_refuses(call):
         call("neighbors_count_within", x, torch.ones(4), None, "ip", False)
     with refuses("count_within: radius must be a number, got NaN for row 1"):
         call("neighbors_count_within", x, torch.tensor([1, torch.nan, 1, 1]), None, "euclidean", False)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
+def test_kmeans_plus_plus_equals_the_cpu_op(call, dtype):
+    uniforms = torch.rand(6, 3, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    for n, d, weights in [(300, 5, None), (70, 40, rows(70, seed=2).abs().double()), (6, 1, None)]:
+        arguments = (rows(n, d, dtype=dtype), uniforms, weights)
+        expected = torch.ops.gramian.neighbors_kmeans_plus_plus(*arguments)
+        assert call("neighbors_kmeans_plus_plus", *arguments).tolist() == expected.tolist()
+    same = torch.ones(5, 2, dtype=dtype)  # no distances: the points in their order
+    assert sorted(call("neighbors_kmeans_plus_plus", same, uniforms[:5]).tolist()) == [0, 1, 2, 3, 4]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("dtype", [torch.float16, torch.float64])
+def test_kmeans_equals_the_cpu_op(call, dtype):
+    wide_dtype = torch.float64 if dtype == torch.float64 else torch.float32
+    x = (rows(140, 6) + 8 * rows(7, 6, seed=1).repeat_interleave(20, 0)[:140]).to(dtype)
+    weights = rows(140, seed=2).abs().double()
+    for k, options in [
+        (1, ()),
+        (7, (None, 50, 1e-4, False, True)),
+        (9, (weights, 2, 0.0, False, True)),
+        (5, (weights, 3, 0.0, True, True)),
+    ]:
+        init = x[torch.arange(k) * 15].to(wide_dtype)
+        got, expected = (
+            call("neighbors_kmeans", x, init, *options),
+            torch.ops.gramian.neighbors_kmeans(x, init, *options),
+        )
+        assert torch.equal(got[1], expected[1])
+        assert got[3] == expected[3]
+        torch.testing.assert_close(got[0], expected[0], rtol=0, atol=32 * torch.finfo(wide_dtype).eps)  # of |x| < 32
+        torch.testing.assert_close(got[2], expected[2], rtol=1e-5, atol=0)  # of centres that are rounded
+
+
+@pytest.mark.slow
+def test_kmeans_fills_empty_clusters_and_refuses(call):
+    x = rows(90, 3)
+    init = torch.cat([x[:3], torch.full((3, 3), 50.0)])  # three clusters get no points
+    for relocate in (True, False):
+        arguments = (x, init, None, 3, 0.0, False, relocate)
+        got, expected = call("neighbors_kmeans", *arguments), torch.ops.gramian.neighbors_kmeans(*arguments)
+        assert torch.equal(got[1], expected[1])
+        assert len(got[1].unique()) == (6 if relocate else 3)
+    with refuses("kmeans: x must be finite, got a NaN or an infinity in row 7"):
+        call("neighbors_kmeans", x.index_fill(0, torch.tensor([7]), torch.nan), init)
+    with refuses("kmeans: weights must be finite and not negative, got -1 for row 0"):
+        call("neighbors_kmeans", x, init, -torch.ones(90).double())
+    with refuses("kmeans: group must be None for CUDA tensors, got ranks"):
+        call("neighbors_kmeans", x, init, None, 1, 0.0, False, True, "ranks")
+    with refuses("kmeans_plus_plus: uniforms must lie in [0, 1), got 1"):
+        call("neighbors_kmeans_plus_plus", x, torch.ones(1, 1, dtype=torch.float64))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_a_pass_equals_three_searches(call, dtype):
+    for n, d, k in [(140, 5, 3), (2, 3, 1), (40, 17, 12)]:
+        x, train = rows(n, d, dtype=dtype), rows(n, seed=1) > 0
+        x[1] = x[0]
+        for mask in (train, None):
+            got = call("neighbors_knn_pass", x, k, mask)
+            expected = torch.ops.gramian.neighbors_knn_pass(x, k, mask)
+            for a, b in zip(got, expected, strict=True):
+                torch.testing.assert_close(a, b, rtol=d * torch.finfo(dtype).eps, atol=0)  # orders of d terms
+    with refuses("knn_pass: train must be [n] bool with n = 40, got shape (3,)"):
+        call("neighbors_knn_pass", x, 1, train[:3])
+
+
+@pytest.mark.slow
+def test_cosine_finds_tiny_rows_beside_huge_ones(call):
+    x = rows(20, 4, dtype=torch.float64)
+    x[::2] *= 1e-150
+    x[1::2] *= 1e150
+    check_knn(call, x, 3, None, "cosine", True)

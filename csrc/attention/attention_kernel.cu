@@ -15,10 +15,6 @@ namespace {
 
 constexpr int kFeatures = 64;  // of an output that a block of threads sums; others by blockIdx.y
 template <class T>
-constexpr int kSides = kThreads / kTile<T>;  // threads that scan one row of a tile
-template <class T>
-constexpr int kRingValues = std::max(kTileBytes<T> / static_cast<int>(sizeof(T)), kStagedValues<T>);
-template <class T>
 constexpr std::size_t kAttentionBytes = (kStagedValues<T> + 64 + kRingValues<T> + kFactorValues<kFeatures>)*sizeof(T);
 
 template <class T>
@@ -71,65 +67,22 @@ GRAMIAN_DEVICE void score_tile(const AttentionProblem<T>& p, std::int64_t unit, 
     multiply_tile(p.q, q, p.k, k, ring, tile);
 }
 
-// A row of a staged tile by the kSides threads that share it: each adds up its columns, visit(column) one after the other.
-template <class T, class Visit>
-GRAMIAN_DEVICE void scan_row(const Visit& visit) {
-  constexpr int kEach = kTile<T> / kSides<T>;
-  const int side = static_cast<int>(threadIdx.x) / kTile<T>;
-  for (int l = side * kEach; l < (side + 1) * kEach; ++l) visit(l);
-}
-
 // log of the sum over keys of exp of the scores of a panel of queries.
 template <class Tile, class T = typename Tile::Value>
 __global__ void __launch_bounds__(kThreads, 1) log_sum_kernel(AttentionProblem<T> p) {
-  __shared__ T tops[kThreads], totals[kThreads];
-  constexpr T kNone = -kInfinity<T>;
-  T* const stage = shared_memory<T>();
   const std::int64_t unit = blockIdx.x / p.q_panels, i = blockIdx.x % p.q_panels;
-  const int mine = static_cast<int>(threadIdx.x) % kTile<T>;
-  T top = kNone, total = 0;
   const std::int64_t last = p.causal && i + 1 < p.k_panels ? i + 1 : p.k_panels;
-  for (std::int64_t j = 0; j < last; ++j) {
-    Tile tile;
+  const T found = log_sum_of_rows<Tile>(last, shared_memory<T>(), [&](std::int64_t j, T* stage, Tile& tile) {
     score_tile<false>(p, unit, i, j, stage, tile);
     GRAMIAN_UNROLL
     for (int r = 0; r < Tile::kRows; ++r) GRAMIAN_UNROLL
     for (int c = 0; c < Tile::kCols; ++c) {
       const std::int64_t row = i * kTile<T> + tile.row(r), col = j * kTile<T> + tile.col(c);
-      tile.v[r][c] = sees(p, unit, row, col) ? p.scale * tile.v[r][c] + bias_of(p.bias, p, unit, col) : kNone;
+      tile.v[r][c] = sees(p, unit, row, col) ? p.scale * tile.v[r][c] + bias_of(p.bias, p, unit, col) : -kInfinity<T>;
     }
-    stage_tile(tile, stage);
-    __syncthreads();
-    T highest = top;
-    scan_row<T>([&](int l) {
-      const T score = stage[mine * kStageStride<T> + l];
-      highest = score > highest ? score : highest;
-    });
-    if (highest > top) {
-      total *= static_cast<T>(exp(top - highest));
-      top = highest;
-    }
-    scan_row<T>([&](int l) {
-      const T score = stage[mine * kStageStride<T> + l];
-      if (score != kNone) total += static_cast<T>(exp(score - top));
-    });
-    __syncthreads();
-  }
-  tops[threadIdx.x] = top, totals[threadIdx.x] = total;
-  __syncthreads();
+  });
   const std::int64_t row = i * kTile<T> + threadIdx.x;
-  if (static_cast<int>(threadIdx.x) >= kTile<T> || row >= p.n) return;
-  for (int side = 1; side < kSides<T>; ++side) {
-    const T other = tops[side * kTile<T> + threadIdx.x];
-    top = other > top ? other : top;
-  }
-  total = 0;
-  for (int side = 0; side < kSides<T>; ++side) {
-    const int at = side * kTile<T> + static_cast<int>(threadIdx.x);
-    // A side that saw nothing adds nothing; one that saw NaN alone has no top but a total.
-    if (totals[at] != 0) total += totals[at] * static_cast<T>(tops[at] == top ? T{1} : exp(tops[at] - top));
-  }
-  p.log_sum[unit * p.n + row] = total == 0 ? -kNone : top + static_cast<T>(log(total));
+  if (static_cast<int>(threadIdx.x) < kTile<T> && row < p.n) p.log_sum[unit * p.n + row] = found;
 }
 
 // Adds up what the threads of a row found, in a fixed order; all of them get it. `slots` is kThreads of shared memory.
@@ -344,14 +297,12 @@ class Attention {
   const T* bias(const Packed<T>& with, double factor) {
     const std::int64_t size = a_.batch * a_.heads * p_.k_panels * kTile<T>;
     T* const to = walk_.template take<T>(size);
-    walk_.launch(bias_kernel<T>, dim3{static_cast<unsigned>((size + kThreads - 1) / kThreads)}, 0, p_.k, with,
-                 static_cast<T>(factor), to);
+    walk_.launch(bias_kernel<T>, grid_of_threads(size), 0, p_.k, with, static_cast<T>(factor), to);
     return to;
   }
 
   dim3 grid(std::int64_t each, std::int64_t features) const {
-    return {static_cast<unsigned>(a_.batch * a_.heads * each),
-            static_cast<unsigned>((features + kFeatures - 1) / kFeatures), 1};
+    return grid_of_blocks(a_.batch * a_.heads * each, (features + kFeatures - 1) / kFeatures);
   }
 
   template <bool kForward>
@@ -373,8 +324,8 @@ class Attention {
     rows.part = features, rows.part_stride = a_.n * features;
     const Packed<T> left = pack<T>(walk_, rows), right = pack<T>(walk_, a_.mix);
     T* const to = walk_.template take<T>(rows.rows * rows.cols);
-    walk_.launch(mix_kernel<Tile>, dim3{static_cast<unsigned>(left.panels() * right.panels())}, kTileBytes<T>, left,
-                 right, a_.n, features, to);
+    walk_.launch(mix_kernel<Tile>, grid_of_blocks(left.panels() * right.panels()), kTileBytes<T>, left, right, a_.n,
+                 features, to);
     return to;
   }
 

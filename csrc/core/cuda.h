@@ -43,7 +43,7 @@ inline Tensor device_memory(const char* op, const Tensor& like, std::int64_t byt
   if (bytes > memory_bytes())
     refuse(op, ": its arguments must leave room on the device, which has ", memory_bytes() >> 20,
            " MiB; the kernels need ", bytes >> 20, " MiB");
-  return torch::stable::new_empty(like, {bytes}, ScalarType::Byte);
+  return torch::stable::new_empty(like, {bytes > 0 ? bytes : 1}, ScalarType::Byte);  // null would stand for counting
 }
 
 }  // namespace gramian::cuda

@@ -2,6 +2,12 @@
 
 namespace gramian::cuda {
 
+namespace {
+int (*ask_tf32)() = nullptr;
+}
+
+bool allow_tf32() { return ask_tf32 != nullptr && ask_tf32() != 0; }
+
 #if defined(__CUDACC__)
 
 int multiprocessors() {
@@ -36,6 +42,9 @@ void set_zero(void* device, std::size_t bytes, Stream) { std::memset(device, 0, 
 #endif
 
 }  // namespace gramian::cuda
+
+// The stable ABI does not show the setting, so the Python layer hands over a function that reads it.
+extern "C" __attribute__((visibility("default"))) void gramian_ask_tf32(int (*ask)()) { gramian::cuda::ask_tf32 = ask; }
 
 #if defined(__CUDACC__)
 // For `gramian info`: 13000 for CUDA 13.0, 0 without a driver. Starts nothing on the device.

@@ -32,7 +32,15 @@ inline void check(cudaError_t status) {
 }
 #endif
 
-// kernel<<<grid, kThreads, shared_bytes, stream>>>(arguments...). A grid may be no larger than 2^31 - 1 by 65535.
+// So many blocks of threads, or enough of them for so many threads.
+inline dim3 grid_of_blocks(std::int64_t x, std::int64_t y = 1) {
+  if (x > std::numeric_limits<std::int32_t>::max() || y > 65535)
+    throw DeviceError("gramian: CUDA: the arguments need more blocks of threads than a grid can have");
+  return {static_cast<unsigned>(x), static_cast<unsigned>(y), 1};
+}
+inline dim3 grid_of_threads(std::int64_t count) { return grid_of_blocks((count + kThreads - 1) / kThreads); }
+
+// kernel<<<grid, kThreads, shared_bytes, stream>>>(arguments...)
 template <class... Parameters, class... Arguments>
 void launch(void (*kernel)(Parameters...), dim3 grid, std::size_t shared_bytes, Stream stream,
             const Arguments&... arguments) {

@@ -24,6 +24,9 @@ class DeviceError : public std::exception {
 int multiprocessors();
 std::int64_t memory_bytes();  // that the device has, used or not
 
+// Whether products of float32 may be rounded to TF32: what torch.backends.cuda.matmul says now.
+bool allow_tf32();
+
 // Device memory to the host; waits for the stream.
 void read_back(void* host, const void* device, std::size_t bytes, Stream stream);
 void set_zero(void* device, std::size_t bytes, Stream stream);

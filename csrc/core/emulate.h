@@ -225,3 +225,15 @@ T atomicAdd(T* at, T value) {
   *at += value;
   return before;
 }
+template <class T>
+T atomicMax(T* at, T value) {
+  const T before = *at;
+  *at = std::max(before, value);
+  return before;
+}
+template <class T>
+T atomicMin(T* at, T value) {
+  const T before = *at;
+  *at = std::min(before, value);
+  return before;
+}

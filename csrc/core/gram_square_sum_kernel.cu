@@ -44,14 +44,15 @@ __global__ void __launch_bounds__(kThreads) total_kernel(const double* partial, 
 }
 
 template <class Tile, class T = typename Tile::Value>
-void run(const Rows& x, const Rows& y, void* memory, void* total, Stream stream) {
+void run(const Rows& x, const Rows& y, void* memory, void* total, Stream stream, bool tf32 = false) {
+  const Affine<T> rounding{nullptr, nullptr, tf32};
   char* at = static_cast<char*>(memory);
   double* const partial = reinterpret_cast<double*>(at);
-  const Packed<T> a = pack<T>(x, {}, at += kBlocks * sizeof(double), stream);
-  const Packed<T> b = pack<T>(y, {}, at += packed_bytes<T>(x.rows, x.cols), stream);
+  const Packed<T> a = pack<T>(x, rounding, at += kBlocks * sizeof(double), stream);
+  const Packed<T> b = pack<T>(y, rounding, at += packed_bytes<T>(x.rows, x.cols), stream);
   const std::int64_t blocks = std::min(kBlocks, tile_count(Sweep::full, a.panels(), b.panels()));
-  launch(square_sum_kernel<Tile>, dim3{static_cast<unsigned>(blocks)}, kTileBytes<T>, stream, a, b, partial);
-  launch(total_kernel<T>, dim3{1}, 0, stream, static_cast<const double*>(partial), static_cast<int>(blocks),
+  launch(square_sum_kernel<Tile>, grid_of_blocks(blocks), kTileBytes<T>, stream, a, b, partial);
+  launch(total_kernel<T>, grid_of_blocks(1), 0, stream, static_cast<const double*>(partial), static_cast<int>(blocks),
          static_cast<T*>(total));
 }
 
@@ -66,7 +67,9 @@ std::int64_t gram_square_sum_bytes(const Rows& x, const Rows& y) {
 void gram_square_sum(const Rows& x, const Rows& y, void* memory, void* total, Stream stream) {
   switch (x.element) {
     case Element::f64: return run<DmmaTile>(x, y, memory, total, stream);
-    case Element::f32: return run<FmaTile>(x, y, memory, total, stream);
+    case Element::f32:
+      if (allow_tf32()) return run<Tf32Tile>(x, y, memory, total, stream, true);
+      return run<FmaTile>(x, y, memory, total, stream);
     default: return run<Tf32Tile>(x, y, memory, total, stream);
   }
 }

@@ -30,11 +30,12 @@ std::int64_t packed_bytes(std::int64_t rows, std::int64_t cols) {
   return round_up(rows, kTile<T>) * packed_depth(cols) * static_cast<std::int64_t>(sizeof(T));
 }
 
-// What is done to a value while it is packed: (x - shift[k]) * scale[row]; null means none.
+// What is done to a value while it is packed: (x - shift[k]) * scale[row], null meaning none, and rounded to TF32.
 template <class T>
 struct Affine {
   const T* shift = nullptr;
   const T* scale = nullptr;
+  bool tf32 = false;
 };
 
 // Which rows stand in the panels: of each group of `of` rows those from `first` on, `size` of them, `per_panel` groups
@@ -72,6 +73,14 @@ GRAMIAN_BOTH float float_from_half(std::uint16_t half) {
   return bits_of<float>(sign | bits_of<std::uint32_t>(bits_of<float>(magnitude << 13) * 0x1p112F));
 }
 
+// To 11 significant bits, of two equally near the even one.
+GRAMIAN_BOTH float rounded_to_tf32(float value) {
+  const std::uint32_t bits = bits_of<std::uint32_t>(value);
+  if ((bits & 0x7F800000U) == 0x7F800000U) return value;
+  return bits_of<float>((bits + 0xFFFU + (bits >> 13 & 1U)) & ~0x1FFFU);
+}
+GRAMIAN_BOTH double rounded_to_tf32(double value) { return value; }
+
 template <class T>
 GRAMIAN_BOTH T convert(const Rows& source, std::int64_t at) {
   switch (source.element) {
@@ -101,6 +110,7 @@ __global__ void __launch_bounds__(kThreads)
       value = convert<T>(source, row_offset(source, row) + feature_offset(source, feature));
       if (affine.shift != nullptr) value -= affine.shift[feature];
       if (affine.scale != nullptr) value *= affine.scale[row];
+      if (affine.tf32) value = rounded_to_tf32(value);
     }
     staged[k * kStride + r] = value;
   }
@@ -116,8 +126,8 @@ Packed<T> pack(const Rows& source, const Affine<T>& affine, void* memory, Stream
   const bool gaps = groups.per_panel * groups.size != kTile<T> || groups.of != groups.size;
   const std::int64_t rows = gaps ? groups.panels(source.rows / groups.of) * kTile<T> : source.rows;
   const Packed<T> packed{static_cast<const T*>(memory), rows, packed_depth(source.cols)};
-  launch(pack_kernel<T>, dim3{static_cast<unsigned>(packed.panels() * (packed.depth / kSlab))}, 0, stream, source,
-         groups, affine, packed.depth, static_cast<T*>(memory));
+  launch(pack_kernel<T>, grid_of_blocks(packed.panels() * (packed.depth / kSlab)), 0, stream, source, groups, affine,
+         packed.depth, static_cast<T*>(memory));
   return packed;
 }
 

@@ -1,5 +1,6 @@
 // A tile of weights times rows of features: how a tile that was turned into something else, and put into shared memory, is
-// summed over its columns. A thread owns one row of the tile and some of the features.
+// summed over its columns. A thread owns one row of the tile and some of the features. And the weights of a softmax: the
+// logarithms of the sums that they are divided by.
 #pragma once
 #include "core/tile.cuh"
 
@@ -22,6 +23,65 @@ GRAMIAN_DEVICE void stage_tile(const Tile& tile, T* stage) {
   GRAMIAN_UNROLL
   for (int r = 0; r < Tile::kRows; ++r) GRAMIAN_UNROLL
   for (int c = 0; c < Tile::kCols; ++c) stage[tile.row(r) * kStageStride<T> + tile.col(c)] = tile.v[r][c];
+}
+
+template <class T>
+constexpr int kSides = kThreads / kTile<T>;  // threads that scan one row of a tile
+// Of shared memory, for the ring of a product and then its tile, staged.
+template <class T>
+constexpr int kRingValues =
+    kTileBytes<T> / static_cast<int>(sizeof(T)) > kStagedValues<T> ? kTileBytes<T> / static_cast<int>(sizeof(T))
+                                                                   : kStagedValues<T>;
+
+// A row of a staged tile by the kSides threads that share it: each adds up its columns, visit(column) one after the other.
+template <class T, class Visit>
+GRAMIAN_DEVICE void scan_row(const Visit& visit) {
+  constexpr int kEach = kTile<T> / kSides<T>;
+  const int side = static_cast<int>(threadIdx.x) / kTile<T>;
+  for (int l = side * kEach; l < (side + 1) * kEach; ++l) visit(l);
+}
+
+// The logarithm of the sum over columns of exp(score), for the row that is thread threadIdx.x < kTile's; infinite where all scores
+// are minus infinity. fill(j, stage, tile) makes tile j of `tiles`, in the `stage` of kRingValues. All threads of the block.
+template <class Tile, class Fill, class T = typename Tile::Value>
+GRAMIAN_DEVICE T log_sum_of_rows(std::int64_t tiles, T* stage, const Fill& fill) {
+  __shared__ T tops[kThreads], totals[kThreads];
+  constexpr T kNone = -kInfinity<T>;
+  const int mine = static_cast<int>(threadIdx.x) % kTile<T>;
+  T top = kNone, total = 0;
+  for (std::int64_t j = 0; j < tiles; ++j) {
+    Tile tile;
+    fill(j, stage, tile);
+    stage_tile(tile, stage);
+    __syncthreads();
+    T highest = top;
+    scan_row<T>([&](int l) {
+      const T score = stage[mine * kStageStride<T> + l];
+      highest = score > highest ? score : highest;
+    });
+    if (highest > top) {
+      total *= static_cast<T>(exp(top - highest));
+      top = highest;
+    }
+    scan_row<T>([&](int l) {
+      const T score = stage[mine * kStageStride<T> + l];
+      if (score != kNone) total += static_cast<T>(exp(score - top));
+    });
+    __syncthreads();
+  }
+  tops[threadIdx.x] = top, totals[threadIdx.x] = total;
+  __syncthreads();
+  for (int side = 0; side < kSides<T>; ++side) {
+    const T other = tops[side * kTile<T> + mine];
+    top = other > top ? other : top;
+  }
+  total = 0;
+  for (int side = 0; side < kSides<T>; ++side) {
+    const int at = side * kTile<T> + mine;
+    // A side that saw nothing adds nothing; one that saw NaN alone has no top but a total.
+    if (totals[at] != 0) total += totals[at] * static_cast<T>(tops[at] == top ? T{1} : exp(tops[at] - top));
+  }
+  return total == 0 ? -kNone : top + static_cast<T>(log(total));
 }
 
 template <class T, int kFeatures>

@@ -4,14 +4,12 @@
 #include <tuple>
 
 #include "core/parallel.h"
-#include "core/tensor.h"
 #include "core/workspace.h"
+#include "information/infonce.h"
 #include "information/infonce_kernel.h"
 
 namespace gramian {
 namespace {
-
-constexpr const char* kOp = "infonce";
 
 // Partial sums of the gradient by g: as many threads can work on it, and their number must not depend on that of threads.
 constexpr std::int64_t kMostPartials = 8;
@@ -26,23 +24,15 @@ const InfonceKernels<T>& kernels() {
 
 std::tuple<Tensor, Tensor, Tensor> information_infonce_cpu(const Tensor& f_given, const Tensor& g_given,
                                                            bool gradients) {
-  if (f_given.dim() != 2) refuse(kOp, ": f must be [n, d], got shape ", shape_text(f_given));
-  const Element element = element_of(kOp, "f", f_given, false);
-  check_same(kOp, "g", g_given, "f", f_given);
-  if (g_given.dim() != 2 || g_given.size(0) != f_given.size(0) || g_given.size(1) != f_given.size(1))
-    refuse(kOp, ": g must have the shape of f ", shape_text(f_given), ", got shape ", shape_text(g_given));
-  const std::int64_t n = f_given.size(0), d = f_given.size(1);
-  if (n < 2) refuse(kOp, ": f must have at least 2 rows, got ", n);
-  const Tensor f = torch::stable::contiguous(f_given), g = torch::stable::contiguous(g_given);
-  Tensor grad_f = torch::stable::new_empty(f, {gradients ? n : 0, d});
-  Tensor grad_g = torch::stable::new_empty(f, {gradients ? n : 0, d});
+  InfonceCall call(f_given, g_given, gradients);
+  const std::int64_t n = call.n, d = call.d;
   double value = 0;
   const auto run = [&](auto zero) {
     using T = decltype(zero);
     constexpr auto kBytes = static_cast<std::int64_t>(sizeof(T));
     const auto& kernel = kernels<T>();
-    const InfonceProblem<T> p{static_cast<const T*>(f.const_data_ptr()), static_cast<const T*>(g.const_data_ptr()), n,
-                              d};
+    const InfonceProblem<T> p{static_cast<const T*>(call.f.const_data_ptr()),
+                              static_cast<const T*>(call.g.const_data_ptr()), n, d};
     const Workspace packed(1, kernel.packed_size(p, gradients) * kBytes);
     T* const panels = static_cast<T*>(packed.of(0));
     kernel.pack(p, gradients, panels);
@@ -54,8 +44,8 @@ std::tuple<Tensor, Tensor, Tensor> information_infonce_cpu(const Tensor& f_given
         scratch(worker_count(parts), kernel.scratch(p, gradients) * kBytes);
     T* const log_sums = static_cast<T*>(sums.of(0));
     T* const partials = log_sums + n;
-    T *const by_f = static_cast<T*>(grad_f.mutable_data_ptr()), *const by_g =
-                                                                    static_cast<T*>(grad_g.mutable_data_ptr());
+    T* const by_f = static_cast<T*>(call.grad_f.mutable_data_ptr());
+    T* const by_g = static_cast<T*>(call.grad_g.mutable_data_ptr());
     std::memset(partials, 0, static_cast<std::size_t>(parts * stride) * sizeof(T));
     // One band of every part after the other: a piece that was a whole part would not let a long call be interrupted.
     for (std::int64_t step = 0; step < per_part; ++step)
@@ -82,16 +72,14 @@ std::tuple<Tensor, Tensor, Tensor> information_infonce_cpu(const Tensor& f_given
       value += score - log_sums[i];
     }
   };
-  element == Element::f64 ? run(0.0) : run(0.0F);
+  call.element == Element::f64 ? run(0.0) : run(0.0F);
   value = value / static_cast<double>(n) + std::log(static_cast<double>(n));
-  return {torch::stable::full({}, value, f.scalar_type()), grad_f, grad_g};
+  return {torch::stable::full({}, value, call.f.scalar_type()), call.grad_f, call.grad_g};
 }
 
 }  // namespace
 
-STABLE_TORCH_LIBRARY_FRAGMENT(gramian, m) {
-  m.def("information_infonce(Tensor f, Tensor g, bool gradients) -> (Tensor, Tensor, Tensor)");
-}
+STABLE_TORCH_LIBRARY_FRAGMENT(gramian, m) { m.def(kInfonceSchema); }
 STABLE_TORCH_LIBRARY_IMPL(gramian, CPU, m) { m.impl("information_infonce", GRAMIAN_BOX(&information_infonce_cpu)); }
 
 }  // namespace gramian

@@ -135,25 +135,34 @@ inline void check_centers(const char* op, const Tensor& x, const char* name, con
            dtype_text(centers.scalar_type()));
 }
 
-// Weights of the points, checked; none means one each. `group` has the others, if there are any.
+inline void check_weights(const char* op, const Tensor& x, const Tensor& weights) {
+  if (weights.dim() != 1 || weights.size(0) != x.size(0))
+    refuse(op, ": weights must be [n] with n = ", x.size(0), " like x, got shape ", shape_text(weights));
+  if (weights.scalar_type() != ScalarType::Double)
+    refuse(op, ": weights must be float64, got ", dtype_text(weights.scalar_type()));
+  if (weights.device() != x.device()) refuse(op, ": weights must be on the device of x");
+}
+
+// `weight` [n], on the host; `group` has the others, if there are any.
+inline void check_weight_values(const char* op, const double* weight, std::int64_t n, const Group* group = nullptr) {
+  double total = 0;
+  for (std::int64_t i = 0; i < n; ++i) {
+    if (!(weight[i] >= 0) || !std::isfinite(weight[i]))
+      refuse(op, ": weights must be finite and not negative, got ", weight[i], " for row ", i);
+    total += weight[i];
+  }
+  if (group != nullptr) total = group->sum(total);
+  if (!(total > 0) || !std::isfinite(total)) refuse(op, ": weights must have a positive sum, got ", total);
+}
+
+// Weights of the points, checked; none means one each.
 class PointWeights {
  public:
   PointWeights(const char* op, const Tensor& x, const std::optional<Tensor>& given, const Group* group = nullptr) {
     if (!given.has_value()) return;
-    if (given->dim() != 1 || given->size(0) != x.size(0))
-      refuse(op, ": weights must be [n] with n = ", x.size(0), " like x, got shape ", shape_text(*given));
-    if (given->scalar_type() != ScalarType::Double)
-      refuse(op, ": weights must be float64, got ", dtype_text(given->scalar_type()));
-    if (given->device() != x.device()) refuse(op, ": weights must be on the device of x");
+    check_weights(op, x, *given);
     kept_ = torch::stable::contiguous(*given);
-    double total = 0;
-    for (std::int64_t i = 0; i < x.size(0); ++i) {
-      if (!(data()[i] >= 0) || !std::isfinite(data()[i]))
-        refuse(op, ": weights must be finite and not negative, got ", data()[i], " for row ", i);
-      total += data()[i];
-    }
-    if (group != nullptr) total = group->sum(total);
-    if (!(total > 0) || !std::isfinite(total)) refuse(op, ": weights must have a positive sum, got ", total);
+    check_weight_values(op, data(), x.size(0), group);
   }
 
   const double* data() const { return kept_ ? static_cast<const double*>(kept_->const_data_ptr()) : nullptr; }

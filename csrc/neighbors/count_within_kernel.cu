@@ -111,8 +111,8 @@ std::int64_t run(const CountArguments& a, void* memory, std::int64_t* counts, St
   p.counts = reinterpret_cast<unsigned long long*>(counts);
   const std::int64_t panels = p.x.packed.panels();
   p.parts = std::clamp<std::int64_t>(2 * multiprocessors() / panels, 1, std::max<std::int64_t>(1, p.y.packed.panels()));
-  launch(bounds_kernel<T>, dim3{static_cast<unsigned>((a.x.rows + kThreads - 1) / kThreads)}, 0, stream, p);
-  launch(count_kernel<Tile>, dim3{static_cast<unsigned>(panels * p.parts)}, kTileBytes<T>, stream, p);
+  launch(bounds_kernel<T>, grid_of_threads(a.x.rows), 0, stream, p);
+  launch(count_kernel<Tile>, grid_of_blocks(panels * p.parts), kTileBytes<T>, stream, p);
   return arena.bytes();
 }
 

@@ -4,18 +4,12 @@
 #include <optional>
 #include <tuple>
 
-#include "neighbors/clusters.h"
+#include "neighbors/kmeans.h"
 
 namespace gramian {
 namespace {
 
 constexpr const char* kOp = "kmeans";
-
-struct Options {
-  std::int64_t max_iter;
-  double tol;
-  bool spherical, relocate;
-};
 
 // What centres are made of: of each cluster the sum of its points [d] and of their weights, and how many have weight. Beside
 // them, so that ranks talk once a round, how many points moved, and whether sums are made of differences.
@@ -37,7 +31,7 @@ class Lloyd {
  public:
   // `centers` [k, d] is updated in place.
   Lloyd(const Tensor& x, const double* weights, T* centers, std::int64_t k, const Means& means, double largest,
-        const Options& options, const Group& group)
+        const KmeansOptions& options, const Group& group)
       : group_(group),
         n_(x.size(0)),
         d_(x.size(1)),
@@ -382,7 +376,7 @@ class Lloyd {
 
   const Group& group_;
   std::int64_t n_, d_, k_;
-  Options options_;
+  KmeansOptions options_;
   const double* weights_;
   T* centers_;
   Frame<T> frame_;
@@ -404,50 +398,34 @@ class Lloyd {
 std::tuple<Tensor, Tensor, Tensor, Tensor> neighbors_kmeans_cpu(
     const Tensor& x, const Tensor& init, const std::optional<Tensor>& weights_given, std::int64_t max_iter, double tol,
     bool spherical, bool relocate, const std::optional<std::string>& group_name, std::int64_t rank) {
-  check_points(kOp, x);
-  const Element element = element_of(kOp, "x", x);
-  if (init.dim() != 2 || init.size(1) != x.size(1))
-    refuse(kOp, ": init must be [k, d] with d = ", x.size(1), " like x, got shape ", shape_text(init));
-  check_centers(kOp, x, "init", init);
-  const std::int64_t n = x.size(0), k = init.size(0);
+  const KmeansOptions options{max_iter, tol, spherical, relocate};
+  KmeansCall call(x, init, options, !group_name.has_value());
   const Group group(group_name, rank, x);
-  if (k > n && group.alone()) refuse(kOp, ": init must have at most n = ", n, " rows like x, got ", k);
-  if (max_iter < 1) refuse(kOp, ": max_iter must be positive, got ", max_iter);
-  if (!(tol >= 0)) refuse(kOp, ": tol must be zero or positive, got ", tol);
-  const ScalarType dtype = compute_dtype(element);
   const PointWeights weights(kOp, x, weights_given, &group);
-  Tensor centers = torch::stable::new_empty(init, {k, x.size(1)}, dtype);
-  Tensor labels = torch::stable::new_empty(x, {n}, ScalarType::Long);
-  Tensor inertia = torch::stable::new_empty(x, {}, ScalarType::Double);
-  Tensor n_iter = torch::stable::new_empty(x, {}, ScalarType::Long);
   const auto run = [&](auto zero) {
     using T = decltype(zero);
-    const Tensor rows = readable(x, dtype);
+    const Tensor rows = readable(x, call.dtype);
     Means means = measure(kOp, "x", rows_of(rows, element_of(kOp, "x", rows)));
     if (!group.alone()) {
-      const double share = static_cast<double>(n) / std::max(group.sum(static_cast<double>(n)), 1.0);
+      const double share = static_cast<double>(call.n) / std::max(group.sum(static_cast<double>(call.n)), 1.0);
       for (double& mean : means.mean) mean *= share;
       group.sum(means.mean.data(), x.size(1));
     }
     const double largest = measure(kOp, "init", rows_of(init, element_of(kOp, "init", init))).largest;
-    torch::stable::copy_(centers, init);
-    Lloyd<T> lloyd(rows, weights.data(), static_cast<T*>(centers.mutable_data_ptr()), k, means, largest,
-                   {max_iter, tol, spherical, relocate}, group);
-    *static_cast<std::int64_t*>(n_iter.mutable_data_ptr()) = lloyd.run();
-    lloyd.copy_labels(static_cast<std::int64_t*>(labels.mutable_data_ptr()));
-    *static_cast<double*>(inertia.mutable_data_ptr()) = lloyd.inertia();
+    torch::stable::copy_(call.centers, init);
+    Lloyd<T> lloyd(rows, weights.data(), static_cast<T*>(call.centers.mutable_data_ptr()), call.k, means, largest,
+                   options, group);
+    *static_cast<std::int64_t*>(call.n_iter.mutable_data_ptr()) = lloyd.run();
+    lloyd.copy_labels(static_cast<std::int64_t*>(call.labels.mutable_data_ptr()));
+    *static_cast<double*>(call.inertia.mutable_data_ptr()) = lloyd.inertia();
   };
-  element == Element::f64 ? run(0.0) : run(0.0F);
-  return {centers, labels, inertia, n_iter};
+  call.element == Element::f64 ? run(0.0) : run(0.0F);
+  return {call.centers, call.labels, call.inertia, call.n_iter};
 }
 
 }  // namespace
 
-STABLE_TORCH_LIBRARY_FRAGMENT(gramian, m) {
-  m.def(
-      "neighbors_kmeans(Tensor x, Tensor init, Tensor? weights=None, int max_iter=100, float tol=0.0, "
-      "bool spherical=False, bool relocate=True, str? group=None, int rank=0) -> (Tensor, Tensor, Tensor, Tensor)");
-}
+STABLE_TORCH_LIBRARY_FRAGMENT(gramian, m) { m.def(kKmeansSchema); }
 STABLE_TORCH_LIBRARY_IMPL(gramian, CPU, m) { m.impl("neighbors_kmeans", GRAMIAN_BOX(&neighbors_kmeans_cpu)); }
 
 }  // namespace gramian

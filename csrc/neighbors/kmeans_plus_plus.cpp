@@ -1,7 +1,7 @@
 // gramian::neighbors_kmeans_plus_plus: greedy k-means++, the rows to start K-means from.
 #include <optional>
 
-#include "neighbors/clusters.h"
+#include "neighbors/kmeans_plus_plus.h"
 #include "neighbors/kmeans_plus_plus_kernel.h"
 
 namespace gramian {
@@ -144,34 +144,23 @@ class Draws {
 
 Tensor neighbors_kmeans_plus_plus_cpu(const Tensor& x, const Tensor& uniforms,
                                       const std::optional<Tensor>& weights_given) {
-  check_points(kOp, x);
-  const Element element = element_of(kOp, "x", x);
-  if (uniforms.dim() != 2 || uniforms.size(1) < 1)
-    refuse(kOp, ": uniforms must be [k, trials], got shape ", shape_text(uniforms));
-  if (uniforms.scalar_type() != ScalarType::Double)
-    refuse(kOp, ": uniforms must be float64, got ", dtype_text(uniforms.scalar_type()));
-  const std::int64_t k = uniforms.size(0), trials = uniforms.size(1);
-  if (k < 1 || k > x.size(0))
-    refuse(kOp, ": uniforms must have from 1 to n = ", x.size(0), " rows, as many as clusters, got ", k);
+  const KmeansPlusPlusCall call(x, uniforms);
   const Tensor numbers = torch::stable::contiguous(uniforms);
   const auto* number = static_cast<const double*>(numbers.const_data_ptr());
-  for (std::int64_t i = 0; i < k * trials; ++i)
-    if (!(number[i] >= 0 && number[i] < 1)) refuse(kOp, ": uniforms must lie in [0, 1), got ", number[i]);
+  call.check_numbers(number);
   const PointWeights weights(kOp, x, weights_given);
-  Tensor indices = torch::stable::new_empty(x, {k}, ScalarType::Long);
+  Tensor indices = torch::stable::new_empty(x, {call.k}, ScalarType::Long);
   const auto run = [&](auto zero) {
-    Draws<decltype(zero)>(readable(x, compute_dtype(element)), weights.data())
-        .run(number, k, trials, static_cast<std::int64_t*>(indices.mutable_data_ptr()));
+    Draws<decltype(zero)>(readable(x, compute_dtype(call.element)), weights.data())
+        .run(number, call.k, call.trials, static_cast<std::int64_t*>(indices.mutable_data_ptr()));
   };
-  element == Element::f64 ? run(0.0) : run(0.0F);
+  call.element == Element::f64 ? run(0.0) : run(0.0F);
   return indices;
 }
 
 }  // namespace
 
-STABLE_TORCH_LIBRARY_FRAGMENT(gramian, m) {
-  m.def("neighbors_kmeans_plus_plus(Tensor x, Tensor uniforms, Tensor? weights=None) -> Tensor");
-}
+STABLE_TORCH_LIBRARY_FRAGMENT(gramian, m) { m.def(kKmeansPlusPlusSchema); }
 STABLE_TORCH_LIBRARY_IMPL(gramian, CPU, m) {
   m.impl("neighbors_kmeans_plus_plus", GRAMIAN_BOX(&neighbors_kmeans_plus_plus_cpu));
 }

@@ -15,7 +15,18 @@ struct Problem : DevicePairs<T> {
   bool exclude_self, causal;
   std::int64_t k, parts;
   int keep, capacity;  // entries of a list between tiles, and while a tile is added
+  const bool* train;   // [n] of a pass, or null
 };
+
+// Of a pass a row has three lists: of all other rows, of those before it, and, for rows that are not in `train`, of those that are.
+constexpr int kPassLists = 3;
+
+// May list `list` of row i hold row j?
+template <int kLists, class T>
+GRAMIAN_DEVICE bool admits(const Problem<T>& p, int list, std::int64_t i, std::int64_t j) {
+  if (kLists == 1) return !(p.causal && j >= i) && !(p.exclude_self && j == i);
+  return list == 0 ? j != i : list == 1 ? j < i : p.train[j];
+}
 
 template <class T>
 struct Entries {
@@ -133,7 +144,7 @@ GRAMIAN_DEVICE int compact(const Problem<T>& p, std::int64_t i, const Entries<T>
 
 // ---- Kernels ----
 
-// Lists of all rows: [n, parts, keep], and their lengths [n, parts].
+// Lists of all rows: [lists, n, parts, keep], and their lengths [lists, n, parts].
 template <class T>
 struct Lists {
   T* score;
@@ -141,7 +152,7 @@ struct Lists {
   int* count;
 };
 
-// Lists of the rows of one panel, [kTile, capacity], for each block of threads.
+// Lists of the rows of one panel, [lists, kTile, capacity], for each block of threads.
 template <class T>
 struct Working {
   T* score;
@@ -149,20 +160,22 @@ struct Working {
   int* rank;
 };
 
-template <class Tile, class T = typename Tile::Value>
+template <class Tile, int kLists, class T = typename Tile::Value>
 __global__ void __launch_bounds__(kThreads, 1) search_kernel(Problem<T> p, Working<T> working, Lists<T> lists) {
   constexpr int kRows = kTile<T>;
-  __shared__ T threshold[kRows], half_norm[kRows];
-  __shared__ int count[kRows];
+  __shared__ T threshold[kLists * kRows], half_norm[kRows];
+  __shared__ int count[kLists * kRows];
   T* const ring = shared_memory<T>();
   const std::int64_t n = p.x.rows.rows, m = p.y.rows.rows;
-  const std::int64_t mine = static_cast<std::int64_t>(blockIdx.x) * kRows * p.capacity;
+  const std::int64_t mine = static_cast<std::int64_t>(blockIdx.x) * kLists * kRows * p.capacity;
   working = {working.score + mine, working.index + mine, working.rank + mine};
   for (std::int64_t task = blockIdx.x; task < p.x.packed.panels() * p.parts; task += gridDim.x) {
     const std::int64_t panel = task / p.parts, part = task % p.parts, first_row = panel * kRows;
     const std::int64_t panels = p.causal ? panel + 1 : p.y.packed.panels();
-    for (int r = static_cast<int>(threadIdx.x); r < kRows; r += kThreads) {
-      threshold[r] = first_row + r < n ? -kInfinity<T> : kInfinity<T>;
+    for (int r = static_cast<int>(threadIdx.x); r < kLists * kRows; r += kThreads) {
+      const std::int64_t i = first_row + r % kRows;
+      const bool wants = i < n && (r / kRows < 2 || (p.train != nullptr && !p.train[i]));
+      threshold[r] = wants ? -kInfinity<T> : kInfinity<T>;
       count[r] = 0;
     }
     for (std::int64_t j = part * panels / p.parts; j < (part + 1) * panels / p.parts; ++j) {
@@ -174,32 +187,38 @@ __global__ void __launch_bounds__(kThreads, 1) search_kernel(Problem<T> p, Worki
       GRAMIAN_UNROLL
       for (int r = 0; r < Tile::kRows; ++r) {
         const int row = tile.row(r);
-        const T wanted = threshold[row];
+        T wanted[kLists];
+        GRAMIAN_UNROLL
+        for (int list = 0; list < kLists; ++list) wanted[list] = threshold[list * kRows + row];
         GRAMIAN_UNROLL
         for (int c = 0; c < Tile::kCols; ++c) {
           const int col = tile.col(c);
           const T score = p.metric == Metric::chebyshev ? -tile.v[r][c] : tile.v[r][c] - half_norm[col];
-          if (!(score >= wanted)) continue;
           const std::int64_t i = first_row + row, at = first_col + col;
-          if (at >= m || (p.causal && at >= i) || (p.exclude_self && at == i)) continue;
-          const int entry = row * p.capacity + atomicAdd(&count[row], 1);
-          working.score[entry] = score;
-          working.index[entry] = static_cast<std::uint32_t>(at);
+          GRAMIAN_UNROLL
+          for (int list = 0; list < kLists; ++list) {
+            if (!(score >= wanted[list]) || at >= m || !admits<kLists>(p, list, i, at)) continue;
+            const int place = list * kRows + row, entry = place * p.capacity + atomicAdd(&count[place], 1);
+            working.score[entry] = score;
+            working.index[entry] = static_cast<std::uint32_t>(at);
+          }
         }
       }
       __syncthreads();
-      for (int r = warp_index(); r < kRows; r += kWarps) {
+      for (int r = warp_index(); r < kLists * kRows; r += kWarps) {
         const int entries = count[r], offset = r * p.capacity;
         if (entries <= p.keep) continue;
-        const int kept = compact(p, first_row + r, Entries<T>{working.score + offset, working.index + offset},
+        const int kept = compact(p, first_row + r % kRows, Entries<T>{working.score + offset, working.index + offset},
                                  working.rank + offset, entries, &threshold[r]);
         if (lane_index() == 0) count[r] = kept;
       }
       __syncthreads();
     }
     __syncthreads();  // where there was no panel at all, the counts are not there yet
-    for (int r = warp_index(); r < kRows && first_row + r < n; r += kWarps) {
-      const std::int64_t list = (first_row + r) * p.parts + part;
+    for (int r = warp_index(); r < kLists * kRows; r += kWarps) {
+      const std::int64_t i = first_row + r % kRows;
+      if (i >= n) continue;
+      const std::int64_t list = (r / kRows * n + i) * p.parts + part;
       for (int e = lane_index(); e < count[r]; e += 32) {
         lists.score[list * p.keep + e] = working.score[r * p.capacity + e];
         lists.index[list * p.keep + e] = working.index[r * p.capacity + e];
@@ -254,7 +273,7 @@ __global__ void __launch_bounds__(kThreads, 1)
 
 // ---- The search ----
 
-template <class Tile, class T = typename Tile::Value>
+template <class Tile, int kLists = 1, class T = typename Tile::Value>
 class Search {
  public:
   Search(const KnnArguments& a, void* memory) : a_(a), arena_(memory), pairs_(arena_, a.x, a.y, a.self) {
@@ -266,24 +285,32 @@ class Search {
     blocks_ = std::min(enough, panels * parts_);
     keep_ = static_cast<int>(a.k + std::max<std::int64_t>(a.k, 32));
     capacity_ = keep_ + kTile<T>;
-    const std::int64_t entries = a.x.rows * parts_ * keep_, waiting = blocks_ * kTile<T> * capacity_;
-    lists_ = {arena_.take<T>(entries), arena_.take<std::uint32_t>(entries), arena_.take<int>(a.x.rows * parts_)};
+    const std::int64_t counts = kLists * a.x.rows * parts_, entries = counts * keep_,
+                       waiting = kLists * blocks_ * kTile<T> * capacity_;
+    lists_ = {arena_.take<T>(entries), arena_.take<std::uint32_t>(entries), arena_.take<int>(counts)};
     working_ = {arena_.take<T>(waiting), arena_.take<std::uint32_t>(waiting), arena_.take<int>(waiting)};
   }
 
   std::int64_t bytes() const { return arena_.bytes(); }
 
-  void run(T* distances, std::int64_t* indices, Stream stream) {
+  // One result a list; a null one is not wanted.
+  void run(T* const* distances, std::int64_t* const* indices, Stream stream) {
     const Problem<T> problem{pairs_.measure_pairs(a_.op, a_.x_name, a_.x, a_.y_name, a_.y, a_.self, a_.metric, stream),
                              a_.exclude_self,
                              a_.causal,
                              a_.k,
                              parts_,
                              keep_,
-                             capacity_};
-    launch(search_kernel<Tile>, dim3{static_cast<unsigned>(blocks_)}, kTileBytes<T>, stream, problem, working_, lists_);
-    launch(finish_kernel<T>, dim3{static_cast<unsigned>((a_.x.rows + kWarps - 1) / kWarps)}, 0, stream, problem, lists_,
-           distances, indices);
+                             capacity_,
+                             a_.train};
+    launch(search_kernel<Tile, kLists>, grid_of_blocks(blocks_), kTileBytes<T>, stream, problem, working_, lists_);
+    for (int list = 0; list < kLists; ++list) {
+      const std::int64_t first = list * a_.x.rows * parts_;
+      const Lists<T> own{lists_.score + first * keep_, lists_.index + first * keep_, lists_.count + first};
+      if (distances[list] != nullptr)
+        launch(finish_kernel<T>, grid_of_blocks((a_.x.rows + kWarps - 1) / kWarps), 0, stream, problem, own,
+               distances[list], indices[list]);
+    }
   }
 
  private:
@@ -305,11 +332,30 @@ std::int64_t knn_bytes(const KnnArguments& arguments) {
 
 void knn(const KnnArguments& arguments, void* memory, void* distances, std::int64_t* indices, Stream stream) {
   const bool wide = arguments.x.element == Element::f64, largest = arguments.metric == Metric::chebyshev;
-  const auto run = [&](auto search, auto* to) { search.run(to, indices, stream); };
+  const auto run = [&](auto search, auto* to) { search.run(&to, &indices, stream); };
   if (wide && largest) return run(Search<LargestTile<double>>(arguments, memory), static_cast<double*>(distances));
   if (wide) return run(Search<DmmaTile>(arguments, memory), static_cast<double*>(distances));
   if (largest) return run(Search<LargestTile<float>>(arguments, memory), static_cast<float*>(distances));
   run(Search<FmaTile>(arguments, memory), static_cast<float*>(distances));
+}
+
+std::int64_t knn_pass_bytes(const KnnArguments& arguments) {
+  return arguments.x.element == Element::f64 ? Search<DmmaTile, kPassLists>(arguments, nullptr).bytes()
+                                             : Search<FmaTile, kPassLists>(arguments, nullptr).bytes();
+}
+
+void knn_pass(const KnnArguments& arguments, void* memory, void* const* distances, std::int64_t* const* indices,
+              Stream stream) {
+  const auto run = [&](auto search, auto zero) {
+    using T = decltype(zero);
+    T* const to[kPassLists] = {static_cast<T*>(distances[0]), static_cast<T*>(distances[1]),
+                               static_cast<T*>(distances[2])};
+    search.run(to, indices, stream);
+  };
+  if (arguments.x.element == Element::f64)
+    run(Search<DmmaTile, kPassLists>(arguments, memory), 0.0);
+  else
+    run(Search<FmaTile, kPassLists>(arguments, memory), 0.0F);
 }
 
 }  // namespace gramian::cuda

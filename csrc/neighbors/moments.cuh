@@ -90,10 +90,9 @@ struct MomentsMemory {
 template <class T>
 double measure(const char* op, const char* name, const Rows& x, const MomentsMemory& memory, T* mean, Stream stream) {
   const std::int64_t blocks = stat_blocks(x.rows);
-  launch(moments_kernel, dim3{static_cast<unsigned>(blocks)}, 0, stream, x, memory.sum, memory.blocks);
-  launch(join_kernel<T>, dim3{static_cast<unsigned>(x.cols / kThreads + 1)}, 0, stream,
-         static_cast<const double*>(memory.sum), static_cast<const Facts*>(memory.blocks), blocks, x.cols, mean,
-         memory.all);
+  launch(moments_kernel, grid_of_blocks(blocks), 0, stream, x, memory.sum, memory.blocks);
+  launch(join_kernel<T>, grid_of_blocks(x.cols / kThreads + 1), 0, stream, static_cast<const double*>(memory.sum),
+         static_cast<const Facts*>(memory.blocks), blocks, x.cols, mean, memory.all);
   Facts facts;
   read_back(&facts, memory.all, sizeof facts, stream);
   if (is_finite(facts.first_bad))

@@ -87,7 +87,13 @@ __global__ void __launch_bounds__(kThreads, 1)
     double length = sqrt(square), inverse = 0;
     T factor = static_cast<T>(unit);
     if (metric == Metric::cosine) {
-      inverse = length > 0 ? unit / length : 0;
+      // Beside a huge row the squares of a small one vanish: it is measured again, in larger and larger units.
+      double own = unit;
+      while (length < 0x1p-450 && own < 0x1p1020) {
+        own = fmin(own * 0x1p450, 0x1p1020);
+        length = sqrt(squared_norm(x, i, shift, own));
+      }
+      inverse = length > 0 && is_finite(own / length) ? own / length : 0;
       factor = static_cast<T>(inverse);
       length = is_finite(static_cast<double>(factor)) ? 1 : kHuge;
       if (length > 1) factor = 0;
@@ -136,9 +142,10 @@ template <class T>
 DeviceSide<T> measured(const char* op, const char* name, const Rows& rows, Metric metric, const T* shift, double unit,
                        const SideMemory<T>& memory, Stream stream) {
   const std::int64_t blocks = stat_blocks(rows.rows);
-  launch(norms_kernel<T>, dim3{static_cast<unsigned>(blocks)}, 0, stream, rows, shift, unit, metric, memory.norm,
-         memory.half_norm, memory.size, memory.scale, memory.blocks);
-  launch(join_norms_kernel, dim3{1}, 0, stream, static_cast<const Facts*>(memory.blocks), blocks, memory.norms);
+  launch(norms_kernel<T>, grid_of_blocks(blocks), 0, stream, rows, shift, unit, metric, memory.norm, memory.half_norm,
+         memory.size, memory.scale, memory.blocks);
+  launch(join_norms_kernel, grid_of_blocks(1), 0, stream, static_cast<const Facts*>(memory.blocks), blocks,
+         memory.norms);
   if (sizeof(T) == 8) {  // float32 values cannot overflow float64 squares
     Facts facts;
     read_back(&facts, memory.norms, sizeof facts, stream);

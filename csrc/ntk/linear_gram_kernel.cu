@@ -148,7 +148,8 @@ __global__ void __launch_bounds__(kThreads, 1) hadamard_kernel(GramProblem<T> p)
 
 // K (+)= X Yᵀ, tiles by blockIdx.x; or each slice of the features, by blockIdx.y, into a matrix of its own.
 template <class Tile, class T = typename Tile::Value>
-__global__ void __launch_bounds__(kThreads, 2) product_kernel(Packed<T> x, Packed<T> y, KernelMatrix k) {
+__global__ void __launch_bounds__(kThreads, std::is_same_v<Tile, Tf32Tile> ? 1 : 2)
+    product_kernel(Packed<T> x, Packed<T> y, KernelMatrix k) {
   T* const ring = shared_memory<T>();
   const TilePair at = tile_at(k.symmetric ? Sweep::symmetric : Sweep::full, blockIdx.x, x.panels(), y.panels());
   const int slabs = static_cast<int>(x.depth / kSlab),
@@ -226,7 +227,8 @@ __global__ void __launch_bounds__(kThreads) bias_kernel(Piece<T> piece) {
 template <class T>
 class Grams {
  public:
-  Grams(const KernelMatrix& k, void* memory, Stream stream) : k_(k), walk_(memory, stream) {}
+  Grams(const KernelMatrix& k, bool tf32, void* memory, Stream stream)
+      : k_(k), rounding_{nullptr, nullptr, tf32}, walk_(memory, stream) {}
 
   std::int64_t bytes() const { return most_; }
 
@@ -255,9 +257,7 @@ class Grams {
     const std::int64_t each = p.groups.panels_each(), pairs = p.outputs * p.outputs;
     const std::int64_t tiles = tile_count(sweep(), p.x.panels / each, p.y.panels / each);
     p.each = (pairs + splits(tiles, pairs) - 1) / splits(tiles, pairs);
-    walk_.launch(hadamard_kernel<Tile>,
-                 dim3{static_cast<unsigned>(tiles), static_cast<unsigned>((pairs + p.each - 1) / p.each)},
-                 kGramBytes<T>, p);
+    walk_.launch(hadamard_kernel<Tile>, grid_of_blocks(tiles, (pairs + p.each - 1) / p.each), kGramBytes<T>, p);
   }
 
   GramSide<T> side(const Rows& a, const Rows& g, const GramProblem<T>& p) {
@@ -272,15 +272,15 @@ class Grams {
       Rows one = moved(g, c * g.middle.stride);
       one.rows = samples * positions;
       one.middle = {};
-      pack(one, {}, memory + c * panels * kTile<T> * depth, walk_.stream(), p.groups);
+      pack(one, rounding_, memory + c * panels * kTile<T> * depth, walk_.stream(), p.groups);
     }
     side.numbers = a;
-    if (a.cols > 0 && !p.equal) side.a = pack(walk_, a, {}, p.groups);
+    if (a.cols > 0 && !p.equal) side.a = pack(walk_, a, rounding_, p.groups);
     return side;
   }
 
   void multiply(const Packed<T>& x, const Packed<T>& y) {
-    using Tile = std::conditional_t<sizeof(T) == 8, DmmaTile, FmaTile>;  // the Jacobian is not rounded
+    using Tile = std::conditional_t<sizeof(T) == 8, DmmaTile, FmaTile>;  // of halves the Jacobian is not rounded
     const std::int64_t tiles = tile_count(sweep(), x.panels(), y.panels());
     const std::int64_t slices =
         splits(tiles, std::clamp<std::int64_t>(x.depth / kSlab / kSlabsOfSlice, 1, kMostSlices));
@@ -289,10 +289,12 @@ class Grams {
       to.out = walk_.template take<T>(slices * k_.rows * k_.cols);
       to.mirror = nullptr, to.accumulate = false, to.stride = k_.cols;
     }
-    walk_.launch(product_kernel<Tile>, dim3{static_cast<unsigned>(tiles), static_cast<unsigned>(slices)}, kTileBytes<T>,
-                 x, y, to);
+    auto* kernel = product_kernel<Tile>;
+    if constexpr (sizeof(T) == 4)
+      if (rounding_.tf32) kernel = product_kernel<Tf32Tile>;
+    walk_.launch(kernel, grid_of_blocks(tiles, slices), kTileBytes<T>, x, y, to);
     if (slices > 1)
-      walk_.launch(join_slices_kernel<T>, dim3{static_cast<unsigned>(std::min<std::int64_t>(k_.rows, 4096))}, 0,
+      walk_.launch(join_slices_kernel<T>, grid_of_blocks(std::min<std::int64_t>(k_.rows, 4096)), 0,
                    static_cast<const T*>(to.out), slices, k_);
   }
 
@@ -327,7 +329,7 @@ class Grams {
                           piece[s].stride,
                           1,
                           sizeof(T) == 8 ? Element::f64 : Element::f32};
-        packed[s] = pack<T>(walk_, formed);
+        packed[s] = pack<T>(walk_, formed, rounding_);
       }
       multiply(packed[0], packed[sides - 1]);
       k_.accumulate = true;
@@ -356,7 +358,7 @@ class Grams {
                       a.inner.stride, a.element,        {},        {a.cols, a.col_stride}};
     const Groups<T> groups{a.cols, a.cols, 0, 1};
     piece.a_panels = groups.panels_each();
-    piece.a = pack(walk_, turned, {}, groups);
+    piece.a = pack(walk_, turned, rounding_, groups);
     return piece;
   }
 
@@ -369,28 +371,31 @@ class Grams {
     const Groups<T> groups{count, piece.of, first, 1};
     piece.g_panels = groups.panels_each();
     if (piece.features > 0) {
-      piece.g = pack(walk_, piece.gradients, {}, groups);
+      piece.g = pack(walk_, piece.gradients, rounding_, groups);
       const std::int64_t tiles = rows * piece.g_panels * piece.a_panels;
-      walk_.launch(jacobian_kernel<Tile>, dim3{static_cast<unsigned>(tiles)}, kTileBytes<T>, piece);
+      walk_.launch(jacobian_kernel<Tile>, grid_of_blocks(tiles), kTileBytes<T>, piece);
     }
-    if (piece.ones) walk_.launch(bias_kernel<T>, dim3{static_cast<unsigned>(rows)}, 0, piece);
+    if (piece.ones) walk_.launch(bias_kernel<T>, grid_of_blocks(rows), 0, piece);
   }
 
   static constexpr std::int64_t kPieceBytes = std::int64_t{1} << 28;
   static constexpr std::int64_t kMostSlices = 64, kSlabsOfSlice = 16;
 
   KernelMatrix k_;
+  Affine<T> rounding_;
   Walk walk_;
   std::int64_t most_ = 0;
 };
 
 template <class T>
 std::int64_t run(const std::vector<Layer>& layers, const KernelMatrix& k, void* memory, Stream stream) {
-  Grams<T> grams(k, memory, stream);
+  const bool tf32 =
+      sizeof(T) == 4 && !layers.empty() && allow_tf32() && layers.front().views.g1.element == Element::f32;
+  Grams<T> grams(k, tf32, memory, stream);
   for (const Layer& layer : layers) {
     if constexpr (sizeof(T) == 8)
       grams.template add<DmmaTile>(layer);
-    else if (layer.views.g1.element == Element::f32)
+    else if (layer.views.g1.element == Element::f32 && !tf32)
       grams.template add<FmaTile>(layer);
     else
       grams.template add<Tf32Tile>(layer);

@@ -53,16 +53,14 @@ __global__ void __launch_bounds__(kThreads, 1) backward_kernel(Weight4Problem p,
       [=](int e, double v) { by_length[e] = p.squared ? v : 2 * length[e] * v; });
 }
 
-dim3 blocks(std::int64_t n) { return {static_cast<unsigned>((n + kThreads - 1) / kThreads), 1, 1}; }
-
 }  // namespace
 
 void weight4(const Weight4Problem& problem, std::int64_t n, Stream stream) {
-  launch(forward_kernel, blocks(n), 0, stream, problem, n);
+  launch(forward_kernel, grid_of_threads(n), 0, stream, problem, n);
 }
 
 void weight4_backward(const Weight4Problem& problem, std::int64_t n, Stream stream) {
-  launch(backward_kernel, blocks(n), 0, stream, problem, n);
+  launch(backward_kernel, grid_of_threads(n), 0, stream, problem, n);
 }
 
 }  // namespace gramian::cuda

@@ -64,9 +64,6 @@ GRAMIAN_DEVICE T profile(T u) {
 }
 
 template <class T>
-constexpr int kRingValues =
-    std::max(kTileBytes<T> / static_cast<int>(sizeof(T)), kStagedValues<T>);  // and then the stage
-template <class T>
 constexpr std::size_t kSumBytes = (kRingValues<T> + kFactorValues<kColumns>)*sizeof(T);
 
 // Blocks of threads by panel of x and part. A thread owns one row of the tile and kOwned columns of `values` at a time.
@@ -159,7 +156,7 @@ class Sum {
     if (a_.values.cols > kColumns && !walk_.counting())
       set_zero(p.totals, static_cast<std::size_t>(p.parts * size) * sizeof(double), walk_.stream());
     const auto sum = [&](auto* plain, auto* slope) {
-      walk_.launch(a_.slope ? slope : plain, dim3{static_cast<unsigned>(p.x.panels() * p.parts)}, kSumBytes<T>, p);
+      walk_.launch(a_.slope ? slope : plain, grid_of_blocks(p.x.panels() * p.parts), kSumBytes<T>, p);
     };
     using Tile = std::conditional_t<sizeof(T) == 8, DmmaTile, FmaTile>;
     switch (a_.profile) {
@@ -177,15 +174,14 @@ class Sum {
         sum(pair_sum_kernel<Tile, Profile::wave, false>, pair_sum_kernel<Tile, Profile::wave, false>);
         break;
     }
-    walk_.launch(join_parts_kernel<T>, dim3{static_cast<unsigned>((size + kThreads - 1) / kThreads)}, 0, p.totals,
-                 p.parts, size, out);
+    walk_.launch(join_parts_kernel<T>, grid_of_threads(size), 0, p.totals, p.parts, size, out);
     return walk_.bytes();
   }
 
  private:
   const T* norms(const Rows& rows) {
     T* const norm = walk_.template take<T>(rows.rows);
-    walk_.launch(norms_kernel<T>, dim3{static_cast<unsigned>((rows.rows + kWarps - 1) / kWarps)}, 0, rows, norm);
+    walk_.launch(norms_kernel<T>, grid_of_blocks((rows.rows + kWarps - 1) / kWarps), 0, rows, norm);
     return norm;
   }
 

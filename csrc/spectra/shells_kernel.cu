@@ -10,24 +10,20 @@ namespace gramian::cuda {
 namespace {
 
 // A warp takes 2^13 modes or more, and few enough warps share the work that their histograms stay small.
-constexpr std::int64_t kModesEach = 1 << 13, kMostWarps = 1 << 12;
+constexpr std::int64_t kModesEach = 1 << 13, kMostWarps = 1 << 12, kRangeBlocks = 1 << 10;
 
 __global__ void __launch_bounds__(kThreads)
     range_kernel(const std::int32_t* shell, std::int64_t count, ShellRange* range) {
-  __shared__ ShellRange slots[kWarps];
   ShellRange mine{0, 0};
-  for (std::int64_t i = threadIdx.x; i < count; i += kThreads) {
+  for (std::int64_t i = static_cast<std::int64_t>(blockIdx.x) * kThreads + threadIdx.x; i < count;
+       i += static_cast<std::int64_t>(gridDim.x) * kThreads) {
     mine.least = shell[i] < mine.least ? shell[i] : mine.least;
     mine.most = shell[i] > mine.most ? shell[i] : mine.most;
   }
   mine = {warp_min(mine.least), warp_max(mine.most)};
-  if (lane_index() == 0) slots[warp_index()] = mine;
-  __syncthreads();
-  if (threadIdx.x != 0) return;
-  for (int warp = 1; warp < kWarps; ++warp)
-    mine = {slots[warp].least < mine.least ? slots[warp].least : mine.least,
-            slots[warp].most > mine.most ? slots[warp].most : mine.most};
-  *range = mine;
+  if (lane_index() != 0) return;
+  atomicMin(&range->least, mine.least);
+  atomicMax(&range->most, mine.most);
 }
 
 // Where the table has the shell of a mode, counted through all axes.
@@ -111,9 +107,8 @@ std::int64_t run(const ShellSum<T>& p, std::int64_t modes, std::int64_t batch, v
       std::clamp<std::int64_t>(modes / kModesEach, 1, std::max<std::int64_t>(1, kMostWarps / batch));
   double* const sums = walk.take<double>(batch * parts * size);
   walk.launch(p.modes.y == nullptr ? shells_kernel<T, false> : shells_kernel<T, true>,
-              dim3{static_cast<unsigned>((batch * parts + kWarps - 1) / kWarps)}, 0, p, modes, batch, parts, sums);
-  walk.launch(join_shells_kernel<T>, dim3{static_cast<unsigned>((batch * size + kThreads - 1) / kThreads)}, 0, sums,
-              batch, parts, size, out);
+              grid_of_blocks((batch * parts + kWarps - 1) / kWarps), 0, p, modes, batch, parts, sums);
+  walk.launch(join_shells_kernel<T>, grid_of_threads(batch * size), 0, sums, batch, parts, size, out);
   return walk.bytes();
 }
 
@@ -121,7 +116,9 @@ std::int64_t run(const ShellSum<T>& p, std::int64_t modes, std::int64_t batch, v
 
 ShellRange shell_range(const std::int32_t* shell, std::int64_t count, void* memory, Stream stream) {
   auto* const on_device = static_cast<ShellRange*>(memory);
-  launch(range_kernel, dim3{1}, 0, stream, shell, count, on_device);
+  set_zero(on_device, sizeof *on_device, stream);
+  launch(range_kernel, grid_of_blocks(std::min((count + kThreads - 1) / kThreads, kRangeBlocks)), 0, stream, shell,
+         count, on_device);
   ShellRange range;
   read_back(&range, on_device, sizeof range, stream);
   return range;

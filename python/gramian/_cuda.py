@@ -29,8 +29,15 @@ def load() -> str:
     driver, needed = loaded.gramian_cuda_driver(), loaded.gramian_cuda_runtime()
     if driver // 1000 < needed // 1000:
         return f"the driver is for CUDA {_version(driver)}, the kernels need {_version(needed)}"
+    loaded.gramian_ask_tf32(_ask_tf32)
     torch.ops.load_library(str(library))  # type: ignore[no-untyped-call]
     return "ready"
+
+
+@ctypes.CFUNCTYPE(ctypes.c_int)
+def _ask_tf32() -> int:
+    """What the kernels call where they may round products of float32; torch's stable ABI does not show the setting."""
+    return int(torch.backends.cuda.matmul.fp32_precision == "tf32")
 
 
 def _version(number: int) -> str:

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 Method = Literal["lanczos", "power"]
 
 _FAILURE = 1e-3  # probability that the probable bound does not hold
+_STEPS_AHEAD = 8  # that a GPU is given before the host waits for it
 _LARGEST_GAP = 0.99  # a probable bound of more than ten times the value says nothing
 
 
@@ -67,7 +68,7 @@ class _Basis:
             before = size
             x = torch.baddbmm(x[:, None], (self.rows @ x[..., None]).mT, self.rows, alpha=-1)[:, 0]
             size = _wide_norm(x)
-            if (size > before / 2).all():
+            if x.device.type == "cpu" and (size > before / 2).all():  # elsewhere to ask would be to wait
                 break
         return x, size[:, None]
 
@@ -115,6 +116,11 @@ class _Search:
         return bool((self.converged | ~finite).all())
 
 
+def _is_looked_at(step: int, last: int, device: torch.device) -> bool:
+    """Whether the host asks after ``step`` if the search is done: it costs nothing on the CPU, and elsewhere a wait."""
+    return device.type == "cpu" or step % _STEPS_AHEAD == 0 or step == last
+
+
 def _lanczos(
     forward: Callable[[Tensor], Tensor],
     transpose: Callable[[Tensor], Tensor],
@@ -130,9 +136,10 @@ def _lanczos(
     batch, eps = start.shape[0], torch.finfo(start.dtype).eps
     right = _Basis(start)
     right.append(_unit(start, _wide_norm(start)[:, None]))
-    small = torch.zeros(batch, max_iter, max_iter, dtype=torch.float64)
-    largest = torch.zeros(batch, 1, dtype=torch.float64)
-    left = beta = q = torch.zeros(batch, 1, dtype=torch.float64)
+    # What the steps find stays on their device; the host looks at it, and waits for it, at some of them.
+    alphas, betas = (start.new_empty(batch, max_iter, dtype=torch.float64) for _ in range(2))
+    largest = left = beta = start.new_zeros(batch, 1, dtype=torch.float64)
+    q = torch.zeros(batch, 1, 1, dtype=torch.float64, device="cpu")
     for step in range(max_iter):
         u = forward(right.rows[:, -1])
         largest = torch.maximum(largest, _wide_norm(u)[:, None])
@@ -143,17 +150,18 @@ def _lanczos(
         w = torch.addcmul(transpose(left), alpha.to(u), right.rows[:, -1], value=-1)
         w, beta = right.apart(w)
         beta = torch.where(beta <= 8 * eps * largest, 0, beta)
-        small[:, step, step] = alpha[:, 0]
-        finite = (alpha + beta).isfinite()
-        matrix = small[:, : step + 1, : step + 1]
-        p, sigma, q = torch.linalg.svd(torch.where(matrix.isfinite(), matrix, 0))
-        sigma = torch.where(finite, sigma, math.nan)
-        done = search.update(step + 1, sigma, beta * p[:, -1].abs(), (beta == 0)[:, 0])
-        if done or step + 1 == max_iter:
-            break
-        small[:, step, step + 1] = beta[:, 0]
-        right.append(_unit(w, beta))
-    return q[:, : search.top].to(start.dtype) @ right.rows
+        alphas[:, step], betas[:, step] = alpha[:, 0], beta[:, 0]
+        if _is_looked_at(step + 1, max_iter, start.device):
+            a, b = torch.stack([alphas[:, : step + 1], betas[:, : step + 1]]).cpu()
+            finite = (a + b).isfinite().all(1, keepdim=True)
+            matrix = a.diag_embed() + b[:, :-1].diag_embed(1)
+            p, sigma, q = torch.linalg.svd(torch.where(matrix.isfinite(), matrix, 0))
+            sigma = torch.where(finite, sigma, math.nan)
+            if search.update(step + 1, sigma, b[:, -1:] * p[:, -1].abs(), b[:, -1] == 0):
+                break
+        if step + 1 < max_iter:
+            right.append(_unit(w, beta))
+    return q[:, : search.top].to(start) @ right.rows
 
 
 def _power(
@@ -170,8 +178,10 @@ def _power(
         sigma = _wide_norm(u)[:, None]
         w = transpose(_unit(u, sigma))
         residual = _wide_norm(torch.addcmul(w, sigma.to(w), right, value=-1))[:, None]
-        if search.update(step + 1, sigma, residual, (sigma == 0)[:, 0]) or step + 1 == max_iter:
-            break
+        if _is_looked_at(step + 1, max_iter, start.device):
+            found, apart = torch.stack([sigma, residual]).cpu()
+            if search.update(step + 1, found, apart, (found == 0)[:, 0]) or step + 1 == max_iter:
+                break
         size = _wide_norm(w)[:, None]
         right = torch.where(size > 0, _unit(w, size), right)
     return right[:, None]
@@ -236,8 +246,8 @@ def result(
         shaped(search.sigma.to(like)),
         shaped(search.residual.to(like)),
         probable.to(like).view(batch),
-        search.iterations.view(batch),
-        search.converged.view(batch),
+        search.iterations.view(batch).to(like.device),
+        search.converged.view(batch).to(like.device),
         joined(left),
         joined(right),
     )

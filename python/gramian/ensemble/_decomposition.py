@@ -101,10 +101,10 @@ def cross(target: Tensor, log_probabilities: Tensor) -> Tensor:
 class _Set:
     """Sums over the models of one training set."""
 
-    def __init__(self, n: int, c: int) -> None:
+    def __init__(self, n: int, c: int, device: torch.device) -> None:
         self.seeds = 0
-        self.sums = torch.zeros(n, c, dtype=torch.float64, device="cpu")
-        self.squares = torch.zeros(n, dtype=torch.float64, device="cpu")
+        self.sums = torch.zeros(n, c, dtype=torch.float64, device=device)
+        self.squares = torch.zeros(n, dtype=torch.float64, device=device)
 
 
 # What of a set enters the decomposition, summed over sets: `deviation` [n, c] of the set's mean from the target, the rest [n].
@@ -183,12 +183,10 @@ class BiasVariance:
         predicted = self._models(predictions)
         one = self._sets.get(training_set)
         if one is None:
-            one = self._sets[training_set] = _Set(n, c)
+            one = self._sets[training_set] = _Set(n, c, self.target.device)
         one.seeds += len(predicted)
         if self.loss == "zero_one":
-            one.sums.scatter_add_(
-                1, predicted.mT, torch.ones((), dtype=torch.float64, device="cpu").expand(n, len(predicted))
-            )
+            one.sums.scatter_add_(1, predicted.mT, one.sums.new_ones(()).expand(n, len(predicted)))
         elif self.loss == "squared":
             _accumulate(predicted, self.target, one.sums, one.squares)
         else:
@@ -245,7 +243,7 @@ class BiasVariance:
         if twice:
             raise ValueError(f"BiasVariance: other must not have a set that either side has closed, got {twice}")
         for key, theirs in other._sets.items():
-            one = self._sets.setdefault(key, _Set(*self.target.shape))
+            one = self._sets.setdefault(key, _Set(*self.target.shape, self.target.device))
             one.seeds += theirs.seeds
             one.sums += theirs.sums
             one.squares += theirs.squares
@@ -267,7 +265,7 @@ class BiasVariance:
             raise ValueError(f"BiasVariance: state must be of the loss {self.loss}, got {state['loss']}")
         self._sets = {}
         for key, (seeds, sums, squares) in state["sets"].items():
-            one = self._sets[key] = _Set(0, 0)
+            one = self._sets[key] = _Set(0, 0, self.target.device)
             one.seeds, one.sums, one.squares = seeds, sums.clone(), squares.clone()
         self._closed = dict(state["closed"])
         self._folded = {key: part.clone() for key, part in state["folded"].items()}

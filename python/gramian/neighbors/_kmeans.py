@@ -165,7 +165,8 @@ def kmeans_plus_plus(
         trials = 2 + int(math.log(n_clusters))
     if trials < 1:
         raise ValueError(f"kmeans_plus_plus: trials must be positive, got {trials}")
-    rows: Tensor = _kmeans_plus_plus(x.detach(), _uniforms(n_clusters, trials, generator), _float64(weights))
+    numbers = _uniforms(n_clusters, trials, generator).to(x.device)
+    rows: Tensor = _kmeans_plus_plus(x.detach(), numbers, _float64(weights))
     return rows
 
 
@@ -286,7 +287,7 @@ def start_centers(
         rows = kmeans_plus_plus(x, n_clusters, weights=weights, generator=generator)
     elif init == "random":
         # The largest of log(u) / w are a sample by weight without replacement.
-        keys = _uniforms(1, len(x), generator)[0].log()
+        keys = _uniforms(1, len(x), generator)[0].log().to(x.device)
         rows = (keys if weights is None else keys / weights).topk(n_clusters).indices
     else:
         raise ValueError(f"kmeans: init must be k-means++, random or a tensor, got {init}")
