@@ -30,7 +30,9 @@ __global__ void __launch_bounds__(kThreads)
 template <class T>
 GRAMIAN_DEVICE std::int64_t table_index(const ShellSum<T>& p, std::int64_t mode) {
   std::int64_t at = 0, stride = 1;
-  for (int a = p.axes - 1; a >= 0; --a) {
+  GRAMIAN_UNROLL  // an index that varies would put the sizes into local memory
+      for (int a = kMostAxes - 1; a >= 0; --a) {
+    if (a >= p.axes) continue;
     const std::int64_t n = p.n[a], k = mode % n;
     const bool folded = a == p.axes - 1 && p.modes.fold != Fold::none;
     mode /= n;
