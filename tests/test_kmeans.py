@@ -252,6 +252,12 @@ def test_kmeans_stops_where_a_point_falls_back_from_the_cluster_that_took_it():
     assert n_iter <= 3
 
 
+def test_kmeans_takes_no_point_that_lies_at_its_centre_but_for_rounding():
+    x = torch.tensor([[-0.2688, 1.3931, 1.2732]], dtype=torch.float64).expand(16, 3)
+    init = torch.tensor([[139.7071, -699.4977, -1359.1243], [-304.8471, 2614.3117, -1733.7540]], dtype=torch.float64)
+    assert torch.ops.gramian.neighbors_kmeans(x, init, max_iter=1 << 40, tol=1e-4)[3] <= 4
+
+
 def test_kmeans_can_keep_empty_clusters():
     x = blobs(200, 4, 3)
     init = torch.cat([x[:4], x.new_full((2, 3), 100.0)])

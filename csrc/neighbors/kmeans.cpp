@@ -298,9 +298,12 @@ class Lloyd {
     while (j < k_ && !empty(j)) ++j;
     if (j == k_) return;
     const std::vector<double> squared = distances();
+    std::vector<double> rounding(size(k_));
+    for (std::int64_t c = 0; c < k_; ++c) rounding[size(c)] = rounding_of_mean(centers_ + c * d_, d_, all.count(c));
     std::vector<std::int32_t> order;
     for (std::size_t i = 0; i < squared.size(); ++i)
-      if (squared[i] > 0 && (weights_ == nullptr || weights_[i] > 0)) order.push_back(static_cast<std::int32_t>(i));
+      if (squared[i] > rounding[size(labels_[i])] && (weights_ == nullptr || weights_[i] > 0))
+        order.push_back(static_cast<std::int32_t>(i));
     const auto nearer = [&](std::int32_t a, std::int32_t b) {
       const double da = squared[size(a)], db = squared[size(b)];
       return da < db || (da == db && a > b);

@@ -14,6 +14,17 @@ struct KmeansOptions {
   bool spherical, relocate;
 };
 
+// The square of how far the mean of so many equal points may lie from them: sums are float64, centres are rounded to T. An empty
+// cluster that took such a point would lose it at once, and take it again in the next round.
+template <class T>
+double rounding_of_mean(const T* center, std::int64_t d, double points) {
+  double square = 0;
+  for (std::int64_t f = 0; f < d; ++f) square += static_cast<double>(center[f]) * static_cast<double>(center[f]);
+  const double relative =
+      4 * static_cast<double>(std::numeric_limits<T>::epsilon()) + points * std::numeric_limits<double>::epsilon();
+  return relative * relative * square;
+}
+
 struct KmeansCall {
   Element element;
   std::int64_t n, k;

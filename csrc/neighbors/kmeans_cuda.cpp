@@ -83,9 +83,21 @@ class DeviceLloyd {
     cuda::read_back(totals.data(), memory_.totals, totals.size() * sizeof(double), stream_);
     const std::vector<std::int64_t> labels = cuda::host_values<std::int64_t>(labels_, stream_);
     const auto count = [&](std::int64_t j) -> double& { return totals[static_cast<std::size_t>(j * width + d + 1)]; };
+    std::vector<double> rounding;
+    const auto measure = [&](const auto& centers) {
+      for (std::int64_t j = 0; j < problem_.k; ++j)
+        rounding.push_back(rounding_of_mean(centers.data() + j * d, d, count(j)));
+    };
+    if (element_ == Element::f64)
+      measure(cuda::host_values<double>(centers_, stream_));
+    else
+      measure(cuda::host_values<float>(centers_, stream_));
     std::vector<std::int64_t> order;
     for (std::int64_t i = 0; i < n; ++i)
-      if (squared[static_cast<std::size_t>(i)] > 0 && weights_.of(i) > 0) order.push_back(i);
+      if (squared[static_cast<std::size_t>(i)] >
+              rounding[static_cast<std::size_t>(labels[static_cast<std::size_t>(i)])] &&
+          weights_.of(i) > 0)
+        order.push_back(i);
     std::stable_sort(order.begin(), order.end(), [&](std::int64_t a, std::int64_t b) {
       return squared[static_cast<std::size_t>(a)] > squared[static_cast<std::size_t>(b)];
     });
