@@ -15,6 +15,7 @@ set(GRAMIAN_CUDA_OPS
   csrc/neighbors/knn_pass_cuda.cpp
   csrc/ntk/layers_gram_cuda.cpp
   csrc/ntk/linear_gram_cuda.cpp
+  csrc/simplex/sixj_cuda.cpp
   csrc/simplex/weight4_cuda.cpp
   csrc/spectra/kernel_sum_cuda.cpp
   csrc/spectra/ndft_cuda.cpp
@@ -32,6 +33,7 @@ set(GRAMIAN_CUDA_KERNELS
   csrc/neighbors/kmeans_plus_plus_kernel.cu
   csrc/neighbors/knn_kernel.cu
   csrc/ntk/linear_gram_kernel.cu
+  csrc/simplex/sixj_kernel.cu
   csrc/simplex/weight4_kernel.cu
   csrc/spectra/pair_sum_kernel.cu
   csrc/spectra/shells_kernel.cu

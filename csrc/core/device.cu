@@ -28,6 +28,11 @@ void read_back(void* host, const void* device, std::size_t bytes, Stream stream)
   check(cudaStreamSynchronize(static_cast<cudaStream_t>(stream)));
 }
 
+void write_over(void* device, const void* host, std::size_t bytes, Stream stream) {
+  check(cudaMemcpyAsync(device, host, bytes, cudaMemcpyHostToDevice, static_cast<cudaStream_t>(stream)));
+  check(cudaStreamSynchronize(static_cast<cudaStream_t>(stream)));
+}
+
 void set_zero(void* device, std::size_t bytes, Stream stream) {
   check(cudaMemsetAsync(device, 0, bytes, static_cast<cudaStream_t>(stream)));
 }
@@ -37,6 +42,7 @@ void set_zero(void* device, std::size_t bytes, Stream stream) {
 int multiprocessors() { return 3; }  // few, so that a block of a persistent grid has several tiles
 std::int64_t memory_bytes() { return std::int64_t{1} << 33; }
 void read_back(void* host, const void* device, std::size_t bytes, Stream) { std::memcpy(host, device, bytes); }
+void write_over(void* device, const void* host, std::size_t bytes, Stream) { std::memcpy(device, host, bytes); }
 void set_zero(void* device, std::size_t bytes, Stream) { std::memset(device, 0, bytes); }
 
 #endif

@@ -29,6 +29,8 @@ bool allow_tf32();
 
 // Device memory to the host; waits for the stream.
 void read_back(void* host, const void* device, std::size_t bytes, Stream stream);
+// The other way; the host's memory may be used again at once.
+void write_over(void* device, const void* host, std::size_t bytes, Stream stream);
 void set_zero(void* device, std::size_t bytes, Stream stream);
 
 }  // namespace gramian::cuda

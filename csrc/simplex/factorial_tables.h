@@ -11,25 +11,15 @@
 
 namespace gramian {
 
-inline std::uint64_t times_modulo(std::uint64_t a, std::uint64_t b) {
-  constexpr std::uint64_t kPrime = (std::uint64_t{1} << 61) - 1;
-  const unsigned __int128 product = static_cast<unsigned __int128>(a) * b;
-  const std::uint64_t sum = static_cast<std::uint64_t>(product & kPrime) + static_cast<std::uint64_t>(product >> 61);
-  return sum >= kPrime ? sum - kPrime : sum;
-}
-
 // n! and 1 / n! for n <= 2 largest + 2, all that symbols of doubled spins up to `largest` take.
 class FactorialTables {
  public:
   explicit FactorialTables(std::int64_t largest)
-      : largest_(largest),
-        scaled_(static_cast<std::size_t>(2 * largest + 3)),
-        value_(scaled_.size()),
-        inverse_(value_) {
+      : largest_(largest), scaled_(entries(largest)), value_(scaled_.size()), inverse_(value_) {
     value_[0] = 1;
     for (std::size_t n = 1; n < value_.size(); ++n) value_[n] = times_modulo(value_[n - 1], n);
-    std::uint64_t power = value_.back(), inverse = 1;  // a^(p - 2), p - 2 = 2^61 - 3
-    for (std::uint64_t bits = (std::uint64_t{1} << 61) - 3; bits != 0; bits >>= 1) {
+    std::uint64_t power = value_.back(), inverse = 1;  // a^(p - 2)
+    for (std::uint64_t bits = kPrime - 2; bits != 0; bits >>= 1) {
       if (bits & 1) inverse = times_modulo(inverse, power);
       power = times_modulo(power, power);
     }
@@ -46,6 +36,7 @@ class FactorialTables {
       scaled_[n] = {static_cast<double>(mantissa), exponent};
     }
   }
+  static std::size_t entries(std::int64_t largest) { return static_cast<std::size_t>(2 * largest + 3); }
   std::int64_t largest() const { return largest_; }
   Factorials view() const { return {scaled_.data(), value_.data(), inverse_.data()}; }
 

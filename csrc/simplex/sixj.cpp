@@ -29,22 +29,9 @@ Tensor simplex_sixj_cpu(const Tensor& spins) {
     if (std::isnan(out[i])) open.push_back(i);
   if (open.empty()) return values;
 
-  // Any of the three columns may come first. The number of entries is the same over either spin of a column.
   const auto family_of = [&](std::int64_t which) {
     const std::int64_t i = open[static_cast<std::size_t>(which)];
-    Family best{};
-    for (int column = 0; column < 3; ++column) {
-      const int next = (column + 1) % 3, last = (column + 2) % 3;
-      Family family = recoupling(spin[next * n + i], spin[last * n + i], spin[(3 + next) * n + i],
-                                 spin[(3 + last) * n + i], spin[(3 + column) * n + i]);
-      const std::int64_t x = spin[column * n + i];
-      if (family.count == 0 || x < family.first || x > family.first + 2 * (family.count - 1) ||
-          (x - family.first) % 2 != 0)
-        return Family{};
-      family.target = static_cast<std::int32_t>((x - family.first) / 2);
-      if (best.count == 0 || family.count < best.count) best = family;
-    }
-    return best;
+    return shortest_recoupling([&](int k) { return spin[k * n + i]; });
   };
   const auto& kernel = GRAMIAN_KERNELS(sixj);
   std::vector<double> found(open.size());
@@ -60,7 +47,7 @@ Tensor simplex_sixj_cpu(const Tensor& spins) {
 
 }  // namespace
 
-STABLE_TORCH_LIBRARY_FRAGMENT(gramian, m) { m.def("simplex_sixj(Tensor spins) -> Tensor"); }
+STABLE_TORCH_LIBRARY_FRAGMENT(gramian, m) { m.def(kSixjSchema); }
 STABLE_TORCH_LIBRARY_IMPL(gramian, CPU, m) { m.impl("simplex_sixj", GRAMIAN_BOX(&simplex_sixj_cpu)); }
 
 }  // namespace gramian

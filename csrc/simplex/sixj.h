@@ -8,28 +8,16 @@
 #include "core/tensor.h"
 #include "core/workspace.h"
 #include "simplex/factorial_tables.h"
-#include "simplex/sixj_kernel.h"
+#include "simplex/sixj_formulas.h"
 
 namespace gramian {
 
+constexpr const char* kSixjSchema = "simplex_sixj(Tensor spins) -> Tensor";
+constexpr const char* kThreejSchema = "simplex_threej(Tensor spins) -> Tensor";
+constexpr const char* kSixjFamilySchema = "simplex_sixj_family(Tensor spins, int width) -> (Tensor, Tensor)";
+constexpr const char* kSixjBlocksSchema = "simplex_sixj_blocks(Tensor blocks, int limit) -> (Tensor, Tensor)";
+
 constexpr std::int64_t kLargestSpin = 20000;  // doubled: squares of squares of sums of two stay normal numbers
-
-inline bool is_triad(std::int64_t a, std::int64_t b, std::int64_t c) {
-  return (a + b + c) % 2 == 0 && a + b >= c && std::abs(a - b) <= c;
-}
-
-// The family {x a; b} of a 6j symbol over its upper left spin; no entries where nothing is admissible.
-inline Family recoupling(std::int64_t a, std::int64_t b, std::int64_t c, std::int64_t d, std::int64_t column) {
-  const std::int64_t first = std::max(std::abs(a - b), std::abs(c - d)), last = std::min(a + b, c + d);
-  const bool fits = is_triad(column, a, d) && is_triad(column, c, b) && (a + b + c + d) % 2 == 0 && first <= last;
-  const auto narrow = [](std::int64_t v) { return static_cast<std::int32_t>(v); };
-  return {{narrow(a), narrow(b), narrow(c), narrow(d)},
-          narrow(column),
-          narrow(first),
-          fits ? narrow((last - first) / 2 + 1) : 0,
-          0,
-          1};
-}
 
 // The matrix of all 6j symbols with four given spins j2, j3, l2, l3: over j1 from `first`, l1 from `column`, 2 apart and
 // up to `limit`.

@@ -48,9 +48,7 @@ std::tuple<Tensor, Tensor> simplex_sixj_blocks_cpu(const Tensor& blocks, std::in
 
 }  // namespace
 
-STABLE_TORCH_LIBRARY_FRAGMENT(gramian, m) {
-  m.def("simplex_sixj_blocks(Tensor blocks, int limit) -> (Tensor, Tensor)");
-}
+STABLE_TORCH_LIBRARY_FRAGMENT(gramian, m) { m.def(kSixjBlocksSchema); }
 STABLE_TORCH_LIBRARY_IMPL(gramian, CPU, m) { m.impl("simplex_sixj_blocks", GRAMIAN_BOX(&simplex_sixj_blocks_cpu)); }
 
 }  // namespace gramian

@@ -43,7 +43,7 @@ std::tuple<Tensor, Tensor> simplex_sixj_family_cpu(const Tensor& spins, std::int
 
 }  // namespace
 
-STABLE_TORCH_LIBRARY_FRAGMENT(gramian, m) { m.def("simplex_sixj_family(Tensor spins, int width) -> (Tensor, Tensor)"); }
+STABLE_TORCH_LIBRARY_FRAGMENT(gramian, m) { m.def(kSixjFamilySchema); }
 STABLE_TORCH_LIBRARY_IMPL(gramian, CPU, m) { m.impl("simplex_sixj_family", GRAMIAN_BOX(&simplex_sixj_family_cpu)); }
 
 }  // namespace gramian

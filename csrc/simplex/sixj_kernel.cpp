@@ -2,10 +2,15 @@
 #include "simplex/sixj_kernel.h"
 
 #include "core/lanes.h"
-#include "simplex/racah.h"
+#include "simplex/sixj_formulas.h"
 
 namespace gramian::GRAMIAN_ISA {
 namespace {
+
+constexpr int kN = kLanes<double>;
+
+GRAMIAN_INLINE f64xN size_of(f64xN v) { return -nonpositive(v); }
+GRAMIAN_INLINE f64xN select(i64xN mask, f64xN yes, f64xN no) { return mask ? yes : no; }
 
 GRAMIAN_INLINE i64xN bits_of(f64xN v) {
   i64xN bits;
@@ -26,54 +31,17 @@ GRAMIAN_INLINE bool any(i64xN mask) {
 #endif
 }
 
-// ---- The tridiagonal matrices. x is doubled; products of integers stay exact below 2^53. ----
-
-struct Recoupling {
-  static constexpr bool kRowFactor = true;  // entries are divided by sqrt(2 x + 1)
-  static constexpr bool kRefined = true;
-  f64xN a, b, c, d;
-
-  GRAMIAN_INLINE f64xN diagonal(f64xN x) const {
-    const f64xN a2 = a * (a + 2), b2 = b * (b + 2), c2 = c * (c + 2), d2 = d * (d + 2), x2 = x * (x + 2);
-    const f64xN bent = 0.5 * (x2 + a2 - b2) * ((x2 + d2 - c2) / select(x2 == 0, broadcast(1.0), x2));
-    return 0.25 * (a2 + d2 - bent);
+struct Lanes {
+  using Value = f64xN;
+  using Integer = i64xN;
+  GRAMIAN_INLINE static f64xN root(f64xN v) { return gramian::GRAMIAN_ISA::root(v); }
+  GRAMIAN_INLINE static f64xN number(double v) { return broadcast(v); }
+  GRAMIAN_INLINE static f64xN product(f64xN a, f64xN b) { return a * b; }
+  GRAMIAN_INLINE static f64xN product_error(f64xN a, f64xN b, f64xN product) {
+    f64xN error;
+    for (int l = 0; l < kN; ++l) error[l] = __builtin_fma(a[l], b[l], -product[l]);
+    return error;
   }
-  // Between x - 2 and x.
-  GRAMIAN_INLINE f64xN beside(f64xN x) const {
-    const f64xN square = x * x, ab = a - b, cd = c - d, sum = a + b + 2, other = c + d + 2;
-    const f64xN left = (square - ab * ab) * (sum * sum - square), right = (square - cd * cd) * (other * other - square);
-    return 0.0625 * root(left * (right / (square * (square - 1))));
-  }
-  GRAMIAN_INLINE static f64xN eigenvalue(f64xN y) { return 0.25 * y * (y + 2); }
-  // Where the tetrahedron with edges j + 1/2 is largest: its squared volume is a quadratic in the square of an edge.
-  GRAMIAN_INLINE f64xN centre(f64xN y) const {
-    const auto square = [](f64xN j) { return (j + 1) * (j + 1); };
-    const f64xN a2 = square(a), b2 = square(b), c2 = square(c), d2 = square(d), y2 = square(y);
-    const f64xN skew = a2 - b2 + c2 - d2, rest = y2 - 0.5 * (a2 + b2 + c2 + d2);
-    const f64xN x2 = ((a2 + b2) * (c2 + d2) + 0.25 * skew * skew - rest * rest) / (2 * y2);
-    return root(x2 > 0 ? x2 : f64xN{}) - 1;
-  }
-  static bool is_zero(const Family& f, int x, Factorials fact) { return is_zero_6j(f, x, fact); }
-  static int sign(const Family& f) { return (f.spin[0] + f.spin[1] + f.spin[2] + f.spin[3]) % 4 == 0 ? 1 : -1; }
-};
-
-struct Coupling {
-  static constexpr bool kRowFactor = false, kRefined = false;
-  f64xN a, b, m, unused;
-
-  GRAMIAN_INLINE f64xN diagonal(f64xN x) const { return 0.25 * (a * (a + 2) + b * (b + 2) + 2 * x * (m - x)); }
-  GRAMIAN_INLINE f64xN beside(f64xN x) const {
-    const f64xN y = m - x;
-    return 0.25 * root((a - x + 2) * (a + x) * ((b + y + 2) * (b - y)));
-  }
-  GRAMIAN_INLINE static f64xN eigenvalue(f64xN y) { return 0.25 * y * (y + 2); }
-  // The mean of x: the projection of a on the sum of a and b, projected on the axis.
-  GRAMIAN_INLINE f64xN centre(f64xN y) const {
-    const f64xN a2 = a * (a + 2), b2 = b * (b + 2), y2 = y * (y + 2);
-    return m * (y2 + a2 - b2) / select(y2 == 0, broadcast(1.0), 2 * y2);
-  }
-  static bool is_zero(const Family& f, int x, Factorials fact) { return is_zero_3j(f, x, fact); }
-  static int sign(const Family&) { return 1; }
 };
 
 // What a step of the recursions takes: row k of `at`, for all lanes or for each.
@@ -231,11 +199,50 @@ GRAMIAN_INLINE i64xN nearest(f64xN x, f64xN first, i64xN count) {
   return inside > 0 ? inside : i64xN{};
 }
 
-// An entry between neighbours of different sign that is this far below the one before it has lost digits, and may be zero. In a long
-// family it is only asked whether it is: sums have as many terms as families entries, and long ones lose all digits too.
-constexpr double kNear = 0x1p-5, kSuspect = 1e-9;
+// An entry of a family that is to be computed again, by Racah's sum.
+struct Entry {
+  Family family;
+  int x;
+  double* value;
+};
 
-double threshold(std::int64_t count) { return count <= kMostTerms ? kNear : kSuspect; }
+// Writes those of at most kN entries whose sums lose few enough digits to be better than what stands there.
+__attribute__((noinline)) void refine(const Entry* entries, int count, Factorials factorials) {
+  RacahTerms<Lanes> terms{};
+  std::int64_t longest = 0;
+  double root[kN], power[kN];
+  for (int l = 0; l < count; ++l) {
+    const Entry& own = entries[l];
+    const RacahSum sum(own.family, own.x);
+    const RacahScale scale(own.family, own.x, sum, factorials.scaled);
+    terms.begin[l] = sum.begin, terms.count[l] = sum.end - sum.begin;
+    for (int i = 0; i < 4; ++i) terms.low[i][l] = sum.low[i];
+    for (int i = 0; i < 3; ++i) terms.high[i][l] = sum.high[i];
+    root[l] = scale.root, power[l] = scale.power;
+    longest = larger_of(longest, sum.end - sum.begin);
+  }
+  const f64xN value = added_up<Lanes>(terms, longest);
+  for (int l = 0; l < count; ++l)
+    if (power[l] != 0 && value[l] != 0) *entries[l].value = value[l] * root[l] * power[l];
+}
+
+// Entries whose sums are short enough wait until there is one for each lane.
+struct Refiner {
+  Factorials factorials;
+  Entry entries[kN];
+  int count = 0;
+
+  explicit Refiner(Factorials tables) : factorials(tables) {}
+  void add(const Family& family, int x, double* value) {
+    if (!is_short(family, x)) return;
+    entries[count++] = {family, x, value};
+    if (count == kN) flush();
+  }
+  void flush() {
+    if (count > 0) refine(entries, count, factorials);
+    count = 0;
+  }
+};
 
 // Entry k of a family, which lost digits: `value` beside `below`, the one before it, stands scaled in *to.
 template <class Basis>
@@ -293,9 +300,8 @@ void families_of(const Family* families, std::int32_t lanes, Factorials factoria
       const int x = f.first + 2 * static_cast<int>(k);
       *to = Basis::kRowFactor ? value / __builtin_sqrt(x + 1) : value;
       if (k == 0 || k + 1 == f.count) continue;
-      const double below = entry(k - 1, l), above = entry(k + 1, l);
-      if ((below < 0) != (above < 0) && __builtin_fabs(value) < threshold(f.count) * __builtin_fabs(below))
-        settle<Basis>(f, k, below, value, to, refiner);
+      const double below = entry(k - 1, l);
+      if (lost_digits(below, value, entry(k + 1, l), f.count)) settle<Basis>(f, k, below, value, to, refiner);
     }
   }
   refiner.flush();
@@ -307,15 +313,15 @@ __attribute__((noinline)) void settle_lanes(const Family& family, std::int64_t k
   Family own = family;
   for (int l = 0; l < lanes; ++l) {
     own.column = family.column + static_cast<std::int32_t>(2 * (from + l));
-    if (lost[l] < 0) settle<Recoupling>(own, k, below[l], value[l], row + from + l, refiner);
+    if (lost[l] < 0) settle<Recoupling<Lanes>>(own, k, below[l], value[l], row + from + l, refiner);
   }
 }
 
 void block(const Family& family, std::int64_t rows, std::int64_t cols, Factorials factorials, double* scratch,
            double* out) {
   const std::int64_t n = family.count, padded = (n + kN - 1) / kN * kN;
-  const Recoupling basis{broadcast<double>(family.spin[0]), broadcast<double>(family.spin[1]),
-                         broadcast<double>(family.spin[2]), broadcast<double>(family.spin[3])};
+  const Recoupling<Lanes> basis{broadcast<double>(family.spin[0]), broadcast<double>(family.spin[1]),
+                                broadcast<double>(family.spin[2]), broadcast<double>(family.spin[3])};
   const Steps<true> steps{scratch, scratch + padded, scratch + 2 * padded};
   double *by_row = scratch + 3 * padded, *low = by_row + padded, *high = low + n * kN;
   f64xN lane;
@@ -330,7 +336,7 @@ void block(const Family& family, std::int64_t rows, std::int64_t cols, Factorial
   }
   steps.beside[n - 1] = steps.inverse[n - 1] = 0;
   const double* end = out + rows * cols;
-  const f64xN first = broadcast<double>(family.first), sign = broadcast<double>(Recoupling::sign(family));
+  const f64xN first = broadcast<double>(family.first), sign = broadcast<double>(Recoupling<Lanes>::sign(family));
   const double last = family.column + static_cast<double>(2 * (cols - 1));
   const f64xN near = broadcast(threshold(n));
   Refiner refiner(factorials);
@@ -340,8 +346,8 @@ void block(const Family& family, std::int64_t rows, std::int64_t cols, Factorial
     f64xN column = family.column + static_cast<double>(2 * j) + lane;
     column = column > last ? broadcast(last) : column;
     const Solved solved =
-        solve<true>(steps, index(n), n, Recoupling::eigenvalue(column), nearest(basis.centre(column), first, index(n)),
-                    sign * normaliser(column), low, high);
+        solve<true>(steps, index(n), n, Recoupling<Lanes>::eigenvalue(column),
+                    nearest(basis.centre(column), first, index(n)), sign * normaliser(column), low, high);
     f64xN second = {}, before = {};  // the entries two before and one before
     i64xN low_before = {};           // lanes in which the latter is far below the former
     const auto look = [&](std::int64_t k, f64xN value) {
@@ -400,6 +406,7 @@ std::int64_t scratch_of(std::int64_t count) { return 6 * (count + kN) * kN; }
 
 }  // namespace
 
-extern const SixjKernels sixj{kN, scratch_of, families_of<Recoupling>, families_of<Coupling>, block, transpose};
+extern const SixjKernels sixj{kN,    scratch_of, families_of<Recoupling<Lanes>>, families_of<Coupling<Lanes>>,
+                              block, transpose};
 
 }  // namespace gramian::GRAMIAN_ISA

@@ -15,21 +15,7 @@ Tensor simplex_threej_cpu(const Tensor& spins) {
   const auto tables = factorials_up_to(2 * largest);
   Tensor values = torch::stable::new_empty(held, {n}, ScalarType::Double);
   const auto& kernel = GRAMIAN_KERNELS(sixj);
-  const auto family_of = [&](std::int64_t i) {
-    const std::int64_t a = spin[i], b = spin[n + i], c = spin[2 * n + i], m1 = spin[3 * n + i], m2 = spin[4 * n + i],
-                       m3 = spin[5 * n + i], m = -m3;
-    const auto possible = [](std::int64_t j, std::int64_t of) { return of >= -j && of <= j && (j + of) % 2 == 0; };
-    if (!possible(a, m1) || !possible(b, m2) || !possible(c, m3) || m1 + m2 + m3 != 0 || !is_triad(a, b, c))
-      return Family{};
-    const std::int64_t first = std::max(-a, m - b), last = std::min(a, m + b);
-    const auto narrow = [](std::int64_t v) { return static_cast<std::int32_t>(v); };
-    return Family{{narrow(a), narrow(b), narrow(m), 0},
-                  narrow(c),
-                  narrow(first),
-                  narrow((last - first) / 2 + 1),
-                  narrow((m1 - first) / 2),
-                  (a - b - m3) % 4 == 0 ? 1 : -1};
-  };
+  const auto family_of = [&](std::int64_t i) { return coupling([&](int k) { return spin[k * n + i]; }); };
   run_targets(
       n, largest + 1,
       [&](const Family* group, std::int32_t lanes, double* scratch, double* out) {
@@ -41,7 +27,7 @@ Tensor simplex_threej_cpu(const Tensor& spins) {
 
 }  // namespace
 
-STABLE_TORCH_LIBRARY_FRAGMENT(gramian, m) { m.def("simplex_threej(Tensor spins) -> Tensor"); }
+STABLE_TORCH_LIBRARY_FRAGMENT(gramian, m) { m.def(kThreejSchema); }
 STABLE_TORCH_LIBRARY_IMPL(gramian, CPU, m) { m.impl("simplex_threej", GRAMIAN_BOX(&simplex_threej_cpu)); }
 
 }  // namespace gramian
