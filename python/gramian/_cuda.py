@@ -34,7 +34,7 @@ def load() -> str:
     return "ready"
 
 
-@ctypes.CFUNCTYPE(ctypes.c_int)
+@ctypes.CFUNCTYPE(ctypes.c_int)  # type: ignore[untyped-decorator]
 def _ask_tf32() -> int:
     """What the kernels call where they may round products of float32; torch's stable ABI does not show the setting."""
     return int(torch.backends.cuda.matmul.fp32_precision == "tf32")

@@ -229,13 +229,16 @@ def merge(parts: BiasVariance, *, group: dist.ProcessGroup | None = None) -> Non
             owners[key] = facts["closed_"][key]
     n, c = parts.target.shape
     for key in sorted({key for facts in everyone for key in facts["open_"]}):
-        one = parts._sets.get(key) or _Set(n, c)
+        one = parts._sets.get(key) or _Set(n, c, parts.target.device)
         both = ranks.sum(torch.cat([one.sums, one.squares[:, None]], 1))
         one.sums, one.squares = both[:, :c].contiguous(), both[:, c].contiguous()
         one.seeds = sum(facts["open_"].get(key, 0) for facts in everyone)
         parts._sets[key] = one
     if owners:
-        zeros = {name: torch.zeros(n, *([c] if name == "deviation" else []), dtype=torch.float64) for name in _FOLDED}
+        zeros = {
+            name: torch.zeros(n, *([c] if name == "deviation" else []), dtype=torch.float64, device=parts.target.device)
+            for name in _FOLDED
+        }
         mine = parts._folded or zeros
         parts._folded = {name: ranks.sum(mine[name]) for name in _FOLDED}
         parts._closed = owners

@@ -242,8 +242,9 @@ class BiasVariance:
         twice = sorted((self._closed.keys() & other.seeds.keys()) | (other._closed.keys() & self.seeds.keys()))
         if twice:
             raise ValueError(f"BiasVariance: other must not have a set that either side has closed, got {twice}")
+        n, c = self.target.shape
         for key, theirs in other._sets.items():
-            one = self._sets.setdefault(key, _Set(*self.target.shape, self.target.device))
+            one = self._sets.setdefault(key, _Set(n, c, self.target.device))
             one.seeds += theirs.seeds
             one.sums += theirs.sums
             one.squares += theirs.squares

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import importlib
 import json
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
+
+from gramian._lightning import recording_callback
 
 from ._alignment import center, effective_rank, label_alignment, trace_ratio
 from ._empirical import empirical_ntk
@@ -147,18 +148,4 @@ class AlignmentRecorder:
         Raises:
             ImportError: neither ``lightning`` nor ``pytorch_lightning`` is installed.
         """
-        try:
-            base: Any = importlib.import_module("lightning.pytorch").Callback
-        except ImportError:
-            base = importlib.import_module("pytorch_lightning").Callback
-        recorder = self
-
-        class Record(base):  # type: ignore[misc]
-            def on_train_batch_start(self, trainer: Any, *_: Any) -> None:
-                if trainer.global_step % every == 0:
-                    recorder.record(trainer.global_step)
-
-            def on_train_end(self, trainer: Any, *_: Any) -> None:
-                recorder.record(trainer.global_step)
-
-        return Record()
+        return recording_callback(self.record, every)

@@ -1,20 +1,12 @@
 """Where a network lives in frequency space: power on grids, Fourier and kernel sums in any dimension, exact spectra, spectral bias."""
 
-from ._bias import (
-    FrequencyRecorder,
-    amplitudes_at,
-    learn_sinusoids,
-    learned_at,
-    perturbed_amplitudes,
-    petal,
-    sinusoids,
-    wave_noise,
-)
+from ._bias import FrequencyRecorder, learn_sinusoids, learned_at, perturbed_amplitudes
 from ._power import cross_spectrum, power_spectrum
 from ._radial import RadialSpectrum, coherence, radial_spectrum
 from ._relu_line import Pieces, pieces_fourier, relu_line, relu_line_spectrum
 from ._relu_plane import Regions, largest_slope, regions_fourier, relu_plane, relu_plane_spectrum
 from ._sums import Kernel, gaussian_eigenpairs, kernel_sum, ndft, ndft_adjoint
+from ._targets import amplitudes_at, petal, sinusoids, wave_noise
 
 __all__ = [
     "FrequencyRecorder",
