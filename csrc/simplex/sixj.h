@@ -43,15 +43,15 @@ inline void check_spins(const char* op, const char* name, const Tensor& spins, s
     refuse(op, ": ", name, " must be [", rows, ", n], got shape ", shape_text(spins));
 }
 
-// The largest of `n` doubled spins; refuses negative ones and those beyond kLargestSpin.
-inline std::int64_t largest_spin(const char* op, const char* name, const std::int64_t* spins, std::int64_t n) {
-  std::int64_t largest = 0;
-  for (std::int64_t i = 0; i < n; ++i) {
+// A bound on `n` doubled spins, less than twice the largest; refuses negative ones and those beyond kLargestSpin.
+inline std::int64_t bound_of_spins(const char* op, const char* name, const std::int64_t* spins, std::int64_t n) {
+  std::int64_t bits = 0;
+  for (std::int64_t i = 0; i < n; ++i) bits |= spins[i];
+  if (bits >= 0 && bits <= kLargestSpin) return bits;
+  for (std::int64_t i = 0; i < n; ++i)
     if (spins[i] < 0 || spins[i] > kLargestSpin)
       refuse(op, ": ", name, " must be doubled spins in [0, ", kLargestSpin, "], got ", spins[i]);
-    largest = std::max(largest, spins[i]);
-  }
-  return largest;
+  return kLargestSpin;
 }
 
 constexpr std::int64_t kSymbolGrain = 2048;  // symbols that a worker sorts by length and runs at once

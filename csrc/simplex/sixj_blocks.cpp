@@ -16,7 +16,7 @@ std::tuple<Tensor, Tensor> simplex_sixj_blocks_cpu(const Tensor& blocks, std::in
   const Tensor held = torch::stable::contiguous(blocks);
   const std::int64_t n = held.size(1);
   const auto* spin = static_cast<const std::int64_t*>(held.const_data_ptr());
-  const std::int64_t largest = largest_spin(kOp, "blocks", spin, 4 * n);
+  const std::int64_t largest = bound_of_spins(kOp, "blocks", spin, 4 * n);
   const auto tables = factorials_up_to(2 * largest);  // j1 and l1 reach the sums of two
   const auto block_of = [&](std::int64_t i) {
     return Block(spin[i], spin[n + i], spin[2 * n + i], spin[3 * n + i], limit);

@@ -34,7 +34,7 @@ std::int64_t largest_on_device(const char* op, const char* name, const Tensor& s
   if (facts.bad_from_end > 0) {
     std::int64_t bad = 0;
     cuda::read_back(&bad, spins_of(spins) + n - static_cast<std::int64_t>(facts.bad_from_end), sizeof bad, stream);
-    largest_spin(op, name, &bad, 1);
+    bound_of_spins(op, name, &bad, 1);
   }
   return static_cast<std::int64_t>(facts.largest);
 }
@@ -124,7 +124,7 @@ std::tuple<Tensor, Tensor> simplex_sixj_blocks_cuda(const Tensor& blocks, std::i
   const std::int64_t n = held.size(1);
   std::vector<std::int64_t> spin(static_cast<std::size_t>(4 * n)), offset{0};
   if (n > 0) cuda::read_back(spin.data(), held.const_data_ptr(), spin.size() * sizeof(std::int64_t), device.stream);
-  const std::int64_t largest = largest_spin(kOp, "blocks", spin.data(), 4 * n);
+  const std::int64_t largest = bound_of_spins(kOp, "blocks", spin.data(), 4 * n);
   std::vector<cuda::BlockWork> work;
   for (std::int64_t i = 0; i < n; ++i) {
     const auto at = [&](std::int64_t row) { return spin[static_cast<std::size_t>(row * n + i)]; };

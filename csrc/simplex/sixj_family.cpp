@@ -13,7 +13,7 @@ std::tuple<Tensor, Tensor> simplex_sixj_family_cpu(const Tensor& spins, std::int
   const Tensor held = torch::stable::contiguous(spins);
   const std::int64_t n = held.size(1);
   const auto* spin = static_cast<const std::int64_t*>(held.const_data_ptr());
-  const auto tables = factorials_up_to(2 * largest_spin(kOp, "spins", spin, 5 * n));  // over x up to the sum of two
+  const auto tables = factorials_up_to(2 * bound_of_spins(kOp, "spins", spin, 5 * n));  // over x up to the sum of two
   std::vector<Family> families(static_cast<std::size_t>(n));
   std::int64_t longest = 1;
   for (std::int64_t i = 0; i < n; ++i) {  // j2, j3, l1, l2, l3

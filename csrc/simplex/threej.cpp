@@ -11,7 +11,7 @@ Tensor simplex_threej_cpu(const Tensor& spins) {
   const Tensor held = torch::stable::contiguous(spins);
   const std::int64_t n = held.size(1);
   const auto* spin = static_cast<const std::int64_t*>(held.const_data_ptr());
-  const std::int64_t largest = largest_spin(kOp, "spins", spin, 3 * n);
+  const std::int64_t largest = bound_of_spins(kOp, "spins", spin, 3 * n);
   const auto tables = factorials_up_to(2 * largest);
   Tensor values = torch::stable::new_empty(held, {n}, ScalarType::Double);
   const auto& kernel = GRAMIAN_KERNELS(sixj);
