@@ -13,7 +13,7 @@ tools := $(VENV)/.gramian-tools
 built := $(VENV)/.gramian-built
 sources := pyproject.toml CMakeLists.txt $(wildcard cmake/*) $(shell find csrc -type f ! -name '*.md')
 
-.PHONY: tour test fuzz drill sanitize lint bench docs wheel wheel-test install clean
+.PHONY: tour test fuzz drill sanitize wide lint bench docs wheel wheel-test install clean
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 
@@ -25,6 +25,7 @@ help:
 	@echo "make fuzz    fuzz every op for hours; FUZZ='--jobs 8 --seconds 600 neighbors_knn' spreads, bounds and chooses"
 	@echo "make drill   plant faults, and see that the tests fail on each; DRILL='--seconds 600' bounds"
 	@echo "make sanitize  tests under AddressSanitizer and UndefinedBehaviorSanitizer; SANITIZE=tests/test_ntk.py chooses"
+	@echo "make wide    tests of the kernels' 64-byte vectors on a CPU without AVX-512; WIDE=tests/test_ntk.py chooses"
 	@echo "make wheel   the source distribution and a wheel from it, in dist/; WHEEL_PYTHONS='python3.10 python3.13' for others"
 	@echo "make wheel-test  try the wheel in an empty environment; WHEEL_TORCHES='torch==2.10.0 torch' chooses torches"
 	@echo "make install  only build; EXTRAS='test docs' installs what those need"
@@ -47,7 +48,11 @@ drill: $(built)-demo $(built)-test
 	@$(bin)/python tools/trust.py
 
 sanitize: $(built)-demo $(built)-test
-	@$(bin)/python tools/sanitize.py --json tests/results/sanitize.json $(SANITIZE)
+	@$(bin)/python tools/variant.py sanitize --json tests/results/sanitize.json $(SANITIZE)
+	@$(bin)/python tools/trust.py
+
+wide: $(built)-demo $(built)-test
+	@$(bin)/python tools/variant.py wide --json tests/results/wide.json $(WIDE)
 	@$(bin)/python tools/trust.py
 
 docs: $(built)-demo $(built)-docs

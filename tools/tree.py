@@ -1,4 +1,4 @@
-"""A copy of the tree, built and tested apart from it: what the mutation drill and the sanitizers work on."""
+"""A copy of the tree, built and tested apart from it: what the mutation drill and the variants work on."""
 
 import os
 import shutil
@@ -17,9 +17,9 @@ RUN = (
 
 
 class Copy:
-    """A copy of the tree and its build: kernels at -O1, which compile in a third of the time, under sanitizers if wanted."""
+    """A copy of the tree and its build: kernels at -O1, which compile in a third of the time, and options of CMake's."""
 
-    def __init__(self, folder: Path, sanitize: str = "") -> None:
+    def __init__(self, folder: Path, **changed: str) -> None:
         self.root, self.build = folder / "tree", folder / "build"
         if not self.root.exists():
             tracked = subprocess.run(
@@ -37,13 +37,12 @@ class Copy:
             "SKBUILD_PROJECT_VERSION": "0",
             "SKBUILD_PROJECT_VERSION_FULL": version("gramian"),
             "GRAMIAN_CUDA": "off",
-            "GRAMIAN_SANITIZE": sanitize,
             "Python_EXECUTABLE": sys.executable,
             "pybind11_DIR": pybind11.get_cmake_dir(),
             "CMAKE_CXX_FLAGS_RELEASE": "-O1",
             "CMAKE_CXX_COMPILER_LAUNCHER": shutil.which("ccache")
             or "",  # a fault that is taken out again costs nothing
-        }
+        } | changed
         set_options = [f"-D{name}={value}" for name, value in options.items()]
         command = ["cmake", "-S", self.root, "-B", self.build, "-G", "Ninja", *set_options]
         subprocess.run(command, check=True, stdout=subprocess.DEVNULL)

@@ -107,22 +107,36 @@ def _drill(mutants: dict) -> str:
     )
 
 
-def _sanitizers(result: dict) -> str:
-    if not result:
-        return "## Sanitizers\n\nThe engine's C++ tests run under them in `make test`; the ops have not run yet: `make sanitize`.\n"
-    return (
-        "## Sanitizers\n\n"
-        f"`make sanitize`: all kernels and ops under AddressSanitizer and UndefinedBehaviorSanitizer, {', '.join(result['tests'])}: "
-        f"{'passed' if result['passed'] else 'failed'} ({result['said'].strip('= ')}); {result['build_seconds']} s to build, "
-        f"{result['test_seconds']} s to run.\n"
-    )
+VARIANTS = {
+    "sanitize": "all kernels and ops under AddressSanitizer and UndefinedBehaviorSanitizer",
+    "wide": "the avx512 level, its vectors of 64 bytes compiled to AVX2 instructions",
+}
+
+
+def _variants() -> str:
+    lines = []
+    for name, what in VARIANTS.items():
+        if result := _load(name):
+            lines.append(
+                f"- `make {name}`: {what}, {', '.join(result['tests'])}: {'passed' if result['passed'] else 'failed'} "
+                f"({result['said'].strip('= ')}); {result['build_seconds']} s to build, {result['test_seconds']} s to run.\n"
+            )
+        else:
+            lines.append(f"- `make {name}`: {what}. Not run yet.\n")
+    return "## Other builds\n\nThe engine's C++ tests run under sanitizers in `make test`.\n\n" + "".join(lines)
 
 
 def page(bounds: dict) -> str:
     """The text of docs/trust.md, given each op's bound in words."""
     fuzz = _load("fuzz")
-    parts = [_fuzzing(fuzz), _accuracy(fuzz, bounds), _determinism(_load("determinism")), _drill(_load("mutants"))]
-    return HEAD + "\n".join(part for part in (*parts, _sanitizers(_load("sanitize"))) if part)
+    parts = [
+        _fuzzing(fuzz),
+        _accuracy(fuzz, bounds),
+        _determinism(_load("determinism")),
+        _drill(_load("mutants")),
+        _variants(),
+    ]
+    return HEAD + "\n".join(part for part in parts if part)
 
 
 def main() -> None:

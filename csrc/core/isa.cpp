@@ -26,7 +26,11 @@ std::atomic<Isa>& slot() {
 Isa best_isa() {
 #if defined(__x86_64__)
   __builtin_cpu_init();
+#if defined(GRAMIAN_WIDE)
+  if (__builtin_cpu_supports("x86-64-v3")) return Isa::avx512;
+#else
   if (__builtin_cpu_supports("x86-64-v4")) return Isa::avx512;
+#endif
   if (__builtin_cpu_supports("x86-64-v3")) return Isa::avx2;
 #endif
   return Isa::baseline;
@@ -35,7 +39,7 @@ Isa best_isa() {
 Isa active_isa() { return slot().load(std::memory_order_relaxed); }
 
 bool has_bf16_dot() {
-#if defined(__x86_64__)
+#if defined(__x86_64__) && !defined(GRAMIAN_WIDE)
   return active_isa() == Isa::avx512 && __builtin_cpu_supports("avx512bf16");
 #else
   return false;

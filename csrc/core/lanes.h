@@ -8,19 +8,21 @@
 #include <immintrin.h>
 #endif
 
+#if !defined(GRAMIAN_VECTOR_BYTES)  // the option GRAMIAN_WIDE gives 64 to a level without instructions for them
+#if defined(__AVX512F__)
+#define GRAMIAN_VECTOR_BYTES 64
+#elif defined(__AVX__)
+#define GRAMIAN_VECTOR_BYTES 32
+#else
+#define GRAMIAN_VECTOR_BYTES 16
+#endif
+#endif
+
 namespace gramian::GRAMIAN_ISA {
 namespace {
 
-#if defined(__AVX512F__)
-constexpr int kVectorBytes = 64;
-constexpr int kRegisters = 32;
-#elif defined(__AVX__)
-constexpr int kVectorBytes = 32;
-constexpr int kRegisters = 16;
-#else
-constexpr int kVectorBytes = 16;
-constexpr int kRegisters = 16;
-#endif
+constexpr int kVectorBytes = GRAMIAN_VECTOR_BYTES;
+constexpr int kRegisters = kVectorBytes == 64 ? 32 : 16;
 
 #define GRAMIAN_INLINE inline __attribute__((always_inline))
 
@@ -80,9 +82,9 @@ GRAMIAN_INLINE T sum(Vec<T> v) {
 GRAMIAN_INLINE std::uint32_t at_least(f32xN a, f32xN b) {
 #if defined(__AVX512F__)
   return _mm512_cmp_ps_mask(a, b, _CMP_GE_OQ);
-#elif defined(__AVX__)
+#elif GRAMIAN_VECTOR_BYTES == 32
   return static_cast<std::uint32_t>(__builtin_ia32_movmskps256(reinterpret_cast<f32xN>(a >= b)));
-#elif defined(__SSE2__)
+#elif GRAMIAN_VECTOR_BYTES == 16 && defined(__SSE2__)
   return static_cast<std::uint32_t>(__builtin_ia32_movmskps(reinterpret_cast<f32xN>(a >= b)));
 #else
   std::uint32_t result = 0;
@@ -94,9 +96,9 @@ GRAMIAN_INLINE std::uint32_t at_least(f32xN a, f32xN b) {
 GRAMIAN_INLINE std::uint32_t at_least(f64xN a, f64xN b) {
 #if defined(__AVX512F__)
   return _mm512_cmp_pd_mask(a, b, _CMP_GE_OQ);
-#elif defined(__AVX__)
+#elif GRAMIAN_VECTOR_BYTES == 32
   return static_cast<std::uint32_t>(__builtin_ia32_movmskpd256(reinterpret_cast<f64xN>(a >= b)));
-#elif defined(__SSE2__)
+#elif GRAMIAN_VECTOR_BYTES == 16 && defined(__SSE2__)
   return static_cast<std::uint32_t>(__builtin_ia32_movmskpd(reinterpret_cast<f64xN>(a >= b)));
 #else
   std::uint32_t result = 0;

@@ -17,8 +17,10 @@ double fma(std::int64_t steps) {
 #pragma GCC unroll 24
     for (int c = 0; c < kChains; ++c) {
       chain[c] = chain[c] * factor + term;
-#ifdef __aarch64__
+#if defined(__aarch64__)
       asm volatile("" : "+w"(chain[c]));
+#elif defined(GRAMIAN_WIDE)
+      asm volatile("" : "+m"(chain[c]));
 #else
       asm volatile("" : "+v"(chain[c]));  // or the loop would be folded away
 #endif

@@ -22,7 +22,7 @@ GRAMIAN_INLINE i64xN bits_of(f64xN v) {
 GRAMIAN_INLINE bool any(i64xN mask) {
 #if defined(__AVX512F__)
   return _mm512_movepi64_mask(reinterpret_cast<__m512i>(mask)) != 0;
-#elif defined(__AVX__)
+#elif GRAMIAN_VECTOR_BYTES == 32
   return __builtin_ia32_movmskpd256(reinterpret_cast<f64xN>(mask)) != 0;
 #else
   std::int64_t some = 0;

@@ -9,7 +9,7 @@ namespace {
 
 constexpr int kN = kLanes<double>;
 
-#if defined(__AVX__) && !defined(__AVX512F__)
+#if GRAMIAN_VECTOR_BYTES == 32
 
 // Four rows of four, transposed in place.
 GRAMIAN_INLINE void transpose(f64xN* r) {
@@ -50,7 +50,7 @@ GRAMIAN_INLINE void read_edges(const double* from, f64xN* to) {
   read_whole(from, to);
 #pragma GCC unroll 10
   for (int e = kWhole; e < kEdges4; ++e)
-#if defined(__AVX512F__)
+#if GRAMIAN_VECTOR_BYTES == 64
     to[e] = f64xN{from[e],      from[e + 10], from[e + 20], from[e + 30],
                   from[e + 40], from[e + 50], from[e + 60], from[e + 70]};
 #else
