@@ -107,9 +107,13 @@ def sixj(
         value: Tensor = _sixj(stacked("sixj", named)[0])
         return value.view(())
     spins = together("sixj", named)
-    pieces = zip(*(torch.split(spin.reshape(-1), _PIECE) for spin in spins), strict=True)
-    values = [_sixj(torch.stack(piece)) for piece in pieces]
-    return (values[0] if len(values) == 1 else torch.cat(values)).view(spins[0].shape)
+    shape = spins[0].shape
+    if shape.numel() <= _PIECE:
+        value = _sixj(torch.stack(spins).view(6, -1))
+    else:
+        pieces = zip(*(torch.split(spin.reshape(-1), _PIECE) for spin in spins), strict=True)
+        value = torch.cat([_sixj(torch.stack(piece)) for piece in pieces])
+    return value.view(shape)
 
 
 def sixj_family(j2: Tensor | int, j3: Tensor | int, l1: Tensor | int, l2: Tensor | int, l3: Tensor | int) -> SixjFamily:
