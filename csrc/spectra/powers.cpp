@@ -2,6 +2,7 @@
 #include <vector>
 
 #include "core/parallel.h"
+#include "core/workspace.h"
 #include "spectra/shells.h"
 
 namespace gramian {
@@ -19,6 +20,7 @@ Tensor spectra_powers_cpu(const Tensor& x, const std::optional<Tensor>& y, std::
     constexpr std::int64_t kGrain = 1 << 14;  // modes of a piece
     const Modes<T> modes = modes_of<T>(x, y, fold);
     T* const to = static_cast<T*>(out.mutable_data_ptr());
+    prefer_huge_pages(to, static_cast<std::size_t>(out.numel()) * sizeof(T));
     run_pieces(x.numel() / 2 / modes.last, std::max<std::int64_t>(1, kGrain / modes.last),
                [&](std::int64_t begin, std::int64_t end, std::int64_t) {
                  kernel.powers(modes, static_cast<T>(factor), begin, end, to);

@@ -8,21 +8,52 @@ namespace {
 
 constexpr std::int64_t kModes = 128;  // of a row, whose powers wait in L1 for their shells
 
+// a0 + a1, a2 + a3, .., b0 + b1, ..: within quarters of 16 bytes first, so that only one shuffle leaves them.
+template <class T>
+GRAMIAN_INLINE Vec<T> pair_sums(Vec<T> a, Vec<T> b) {
+  constexpr int kN = kLanes<T>, kHalf = 8 / sizeof(T);
+  IntVec<T> first, second, order;
+#pragma GCC unroll 16
+  for (int l = 0; l < kN; ++l) {
+    const int quarter = l / (2 * kHalf) * 2 * kHalf, in_half = l % kHalf, from_b = l / kHalf % 2;
+    first[l] = quarter + 2 * in_half + from_b * kN;
+    second[l] = first[l] + 1;
+    order[l] = l % (kN / 2) / kHalf * 2 * kHalf + in_half + (l < kN / 2 ? 0 : kHalf);
+  }
+  return __builtin_shuffle(__builtin_shuffle(a, b, first) + __builtin_shuffle(a, b, second), order);
+}
+
+// Powers, or real and imaginary parts of cross powers, of as many modes as there are lanes.
+template <class T>
+GRAMIAN_INLINE void products(const Modes<T>& modes, std::int64_t mode, Vec<T> (&part)[1]) {
+  const Vec<T> a = load(modes.x + 2 * mode), b = load(modes.x + 2 * mode + kLanes<T>);
+  part[0] += pair_sums<T>(a * a, b * b);
+}
+
+template <class T>
+GRAMIAN_INLINE void products(const Modes<T>& modes, std::int64_t mode, Vec<T> (&part)[2]) {
+  IntVec<T> other;
+  Vec<T> sign;
+#pragma GCC unroll 16
+  for (int l = 0; l < kLanes<T>; ++l) other[l] = l ^ 1, sign[l] = l % 2 == 0 ? 1 : -1;
+  const Vec<T> xa = load(modes.x + 2 * mode), xb = load(modes.x + 2 * mode + kLanes<T>);
+  const Vec<T> ya = load(modes.y + 2 * mode), yb = load(modes.y + 2 * mode + kLanes<T>);
+  part[0] += pair_sums<T>(xa * ya, xb * yb);
+  part[1] += pair_sums<T>(__builtin_shuffle(xa, other) * (sign * ya), __builtin_shuffle(xb, other) * (sign * yb));
+}
+
 // power[part][to + k] += the power of mode `first` + kStep k.
 template <int kStep, bool kCross, class T>
 GRAMIAN_INLINE void add_powers(const Modes<T>& modes, std::int64_t first, std::int64_t count, std::int64_t to,
                                T (*power)[kModes]) {
   const T* const x = modes.x + 2 * first;
-  if constexpr (kCross) {
-    const T* const y = modes.y + 2 * first;
-    for (std::int64_t k = 0; k < count; ++k) {
-      const std::int64_t re = 2 * kStep * k, im = re + 1;
+  for (std::int64_t k = 0; k < count; ++k) {
+    const std::int64_t re = 2 * kStep * k, im = re + 1;
+    if constexpr (kCross) {
+      const T* const y = modes.y + 2 * first;
       power[0][to + k] += x[re] * y[re] + x[im] * y[im];
       power[1][to + k] += x[im] * y[re] - x[re] * y[im];
-    }
-  } else {
-    for (std::int64_t k = 0; k < count; ++k) {
-      const std::int64_t re = 2 * kStep * k, im = re + 1;
+    } else {
       power[0][to + k] += x[re] * x[re] + x[im] * x[im];
     }
   }
@@ -50,23 +81,51 @@ Mirrors mirrors(const ShellSum<T>& p, std::int64_t table_row) {
   return found;
 }
 
-// Powers of modes that share a shell are added before they are sent there: mirror images in all axes.
+GRAMIAN_INLINE bool within(const std::int32_t* shell, std::int64_t count, std::int64_t shells) {
+  std::uint32_t most = 0;  // a negative number is a large one
+  for (std::int64_t k = 0; k < count; ++k) {
+    const std::uint32_t number = static_cast<std::uint32_t>(shell[k]);
+    most = most < number ? number : most;
+  }
+  return static_cast<std::int64_t>(most) < shells;
+}
+
+template <class T>
+constexpr int kLine = 64 / (2 * sizeof(T));  // modes of a line of memory
+
+template <bool kCross, class T>
+GRAMIAN_INLINE void prefetch(const Modes<T>& modes, std::int64_t mode) {
+  __builtin_prefetch(modes.x + 2 * mode);
+  if constexpr (kCross) __builtin_prefetch(modes.y + 2 * mode);
+}
+
+// Powers of modes that share a shell are added before they are sent there: mirror images in all axes. Their rows lie far apart:
+// while powers go to their shells, the modes that come next are asked for.
 template <class T, bool kCross>
-void sum_rows(const ShellSum<T>& p, std::int64_t begin, std::int64_t end, double* sums) {
+bool sum_rows(const ShellSum<T>& p, std::int64_t begin, std::int64_t end, double* sums) {
   constexpr int kParts = kCross ? 2 : 1;
   const std::int64_t copy = p.shells * kParts, last = p.modes.last;
   const bool folded = p.modes.fold != Fold::none;
   // Modes that are their own mirror images in the last axis: the first, and of an even number the one at n/2.
   const std::int64_t middle = p.modes.fold == Fold::even || (!folded && last % 2 == 0) ? p.half - 1 : 0;
+  Mirrors following = mirrors(p, begin);
   for (std::int64_t table_row = begin; table_row < end; ++table_row) {
-    const Mirrors rows = mirrors(p, table_row);
+    const Mirrors rows = following;
+    if (table_row + 1 < end) following = mirrors(p, table_row + 1);
     for (std::int64_t at = 0; at < p.half; at += kModes) {
       const std::int64_t count = p.half - at < kModes ? p.half - at : kModes;
       T power[kParts][kModes];
-      for (std::int64_t k = 0; k < kParts * kModes; k += kLanes<T>) store(power[0] + k, Vec<T>{});
+      std::int64_t whole = 0;
+      for (; whole + kLanes<T> <= count; whole += kLanes<T>) {
+        Vec<T> part[kParts] = {};
+        for (int i = 0; i < rows.count; ++i) products<T>(p.modes, rows.row[i] * last + at + whole, part);
+        for (int c = 0; c < kParts; ++c) store(power[c] + whole, part[c]);
+      }
+      for (int c = 0; c < kParts; ++c)
+        for (std::int64_t k = whole; k < count; ++k) power[c][k] = 0;
       for (int i = 0; i < rows.count; ++i) {
         const std::int64_t first = rows.row[i] * last;
-        add_powers<1, kCross>(p.modes, first + at, count, 0, power);
+        add_powers<1, kCross>(p.modes, first + at + whole, count - whole, whole, power);
         if (folded) continue;
         const std::int64_t zero = at == 0 ? 1 : 0;
         add_powers<1, kCross>(p.modes, first, zero, 0, power);
@@ -77,21 +136,28 @@ void sum_rows(const ShellSum<T>& p, std::int64_t begin, std::int64_t end, double
         if (middle > 0 && middle < at + count && middle >= at) power[part][middle - at] /= 2;
       }
       const std::int32_t* const shell = p.shell + table_row * p.half + at;
+      if (!within(shell, count, p.shells)) return false;
+      const bool same_row = at + kModes < p.half;
+      const Mirrors& next = same_row ? rows : following;
+      const std::int64_t ahead = same_row ? at + kModes : 0;
       std::int64_t k = 0;
-      for (; k + kShellCopies <= count; k += kShellCopies)
-#pragma GCC unroll 4
-        for (int c = 0; c < kShellCopies; ++c)
+      for (; k + kLine<T> <= count; k += kLine<T>) {
+        for (int i = 0; i < next.count; ++i) prefetch<kCross>(p.modes, next.row[i] * last + ahead + k);
+#pragma GCC unroll 8
+        for (int c = 0; c < kLine<T>; ++c)
           for (int part = 0; part < kParts; ++part)
-            sums[c * copy + shell[k + c] * kParts + part] += static_cast<double>(power[part][k + c]);
+            sums[c % kShellCopies * copy + shell[k + c] * kParts + part] += static_cast<double>(power[part][k + c]);
+      }
       for (; k < count; ++k)
         for (int part = 0; part < kParts; ++part) sums[shell[k] * kParts + part] += static_cast<double>(power[part][k]);
     }
   }
+  return true;
 }
 
 template <class T>
-void sum(const ShellSum<T>& p, std::int64_t begin, std::int64_t end, double* sums) {
-  p.modes.y == nullptr ? sum_rows<T, false>(p, begin, end, sums) : sum_rows<T, true>(p, begin, end, sums);
+bool sum(const ShellSum<T>& p, std::int64_t begin, std::int64_t end, double* sums) {
+  return p.modes.y == nullptr ? sum_rows<T, false>(p, begin, end, sums) : sum_rows<T, true>(p, begin, end, sums);
 }
 
 template <class T, bool kCross>
@@ -105,8 +171,13 @@ GRAMIAN_INLINE void write_powers(const Modes<T>& modes, std::int64_t first, std:
       out[2 * first + im] = weight * (x[im] * y[re] - x[re] * y[im]);
     }
   } else {
-    for (std::int64_t k = 0; k < count; ++k)
-      out[first + k] = weight * (x[2 * k] * x[2 * k] + x[2 * k + 1] * x[2 * k + 1]);
+    std::int64_t k = 0;
+    for (; k + kLanes<T> <= count; k += kLanes<T>) {
+      Vec<T> power[1] = {};
+      products<T>(modes, first + k, power);
+      store(out + first + k, weight * power[0]);
+    }
+    for (; k < count; ++k) out[first + k] = weight * (x[2 * k] * x[2 * k] + x[2 * k + 1] * x[2 * k + 1]);
   }
 }
 

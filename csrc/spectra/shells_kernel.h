@@ -33,7 +33,8 @@ constexpr std::int64_t kShellCopies = 4;  // histograms in turns: an addition ne
 template <class T>
 struct ShellsKernels {
   // Adds what counts towards rows [begin, end) of the table to sums [kShellCopies, shells, 1 or, with y, 2]; if folded, half of it.
-  void (*sum)(const ShellSum<T>& p, std::int64_t begin, std::int64_t end, double* sums);
+  // False if a number of the table is not one of a shell: what follows it is then not added.
+  bool (*sum)(const ShellSum<T>& p, std::int64_t begin, std::int64_t end, double* sums);
   // factor times the power of the modes of rows [begin, end), as often as each counts: out [rows, last, 1 or, with y, 2].
   void (*powers)(const Modes<T>& modes, T factor, std::int64_t begin, std::int64_t end, T* out);
 };

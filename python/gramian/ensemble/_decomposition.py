@@ -414,7 +414,7 @@ def bias_variance(
         Reads the predictions once, about 3 flops each, and 8 (c + 1) bytes a point of memory.
 
     Accuracy:
-        Sums over up to 24 models in the dtype about the first of them, else float64: the error of the variance is relative to
+        Sums over up to 32 models in the dtype about the first of them, else float64: the error of the variance is relative to
         the variance, also where all predictions lie far from zero. Distance from the target enters the variance by one
         float64 subtraction: predictions r standard deviations away from it lose 2 log10(r) of its 16 digits.
 
