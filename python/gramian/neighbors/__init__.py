@@ -1,21 +1,12 @@
 """Exact nearest neighbours, K-means, and what they tell of a representation: its dimension and its learnability."""
 
-from ._clid import (
-    Clid,
-    Correlations,
-    Learnability,
-    Representations,
-    clid,
-    clid_weights,
-    cluster_learnability,
-    correlations,
-    predict,
-    representations,
-)
+from ._clid import Clid, Learnability, clid, cluster_learnability, predict
+from ._comparison import Correlations, clid_weights, correlations
 from ._dimension import Dimension, levina_bickel, twonn
 from ._kmeans import Assignment, Clustering, assign, kmeans, kmeans_plus_plus
 from ._knn import KnnBoth, KnnPass, Neighbors, count_within, knn, knn_both, knn_chunks, knn_pass
 from ._minibatch import BatchUpdate, kmeans_batch
+from ._representations import Representations, representations
 
 __all__ = [
     "Assignment",

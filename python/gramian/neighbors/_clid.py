@@ -3,34 +3,20 @@
 from __future__ import annotations
 
 import math
-import warnings
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from gramian._progress import progress_bar
-from gramian._warnings import NumericalWarning
 
+from ._comparison import standardize
 from ._dimension import twonn, twonn_from
 from ._kmeans import kmeans
 from ._knn import Neighbors, knn, knn_pass, normalize
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
-
-__all__ = [
-    "Clid",
-    "Correlations",
-    "Learnability",
-    "Representations",
-    "clid",
-    "clid_weights",
-    "cluster_learnability",
-    "correlations",
-    "predict",
-    "representations",
-]
+    from collections.abc import Mapping
 
 
 def predict(labels: Tensor, nearest: Neighbors, *, weights: Tensor | None = None) -> Tensor:
@@ -307,194 +293,5 @@ def clid(
 def joined(names: tuple[str, ...], found: list[list[float]], weights: tuple[float, float]) -> Clid:
     """Join the learnability and the dimension of each representation to its score."""
     columns = torch.tensor(found, dtype=torch.float64, device="cpu").unbind(1)
-    terms = [_standardize(column, name) for column, name in zip(columns, ("learnability", "dimension"), strict=True)]
+    terms = [standardize(column, name) for column, name in zip(columns, ("learnability", "dimension"), strict=True)]
     return Clid(names, columns[0], columns[1], weights[0] * terms[0] + weights[1] * terms[1])
-
-
-def clid_weights(learnability: Tensor, dimension: Tensor, target: Tensor) -> tuple[float, float]:
-    r"""Weights of `clid` that fit known accuracies best: least squares with an intercept.
-
-    Args:
-        learnability: ``[m]``.
-        dimension: ``[m]``.
-        target: ``[m]``, for example the accuracies of linear probes.
-
-    Returns:
-        The two weights of the standardised terms.
-
-    Raises:
-        ValueError: different shapes, or fewer than three representations.
-
-    Cost:
-        A least-squares problem of ``m`` rows.
-
-    Accuracy:
-        float64, by QR; the smallest solution where the terms do not determine the weights.
-
-    Not differentiable.
-
-    References:
-        The weighted variant (W-CLID) of Lu et al., arXiv:2206.01251.
-
-    Example:
-        >>> cl, dim = torch.tensor([0.1, 0.5, 0.4]), torch.tensor([9.0, 2.0, 6.0])
-        >>> weights = clid_weights(cl, dim, 3 * cl)
-        >>> round(weights[1], 6)
-        0.0
-    """
-    if not learnability.shape == dimension.shape == target.shape or target.ndim != 1 or len(target) < 3:
-        shapes = [tuple(t.shape) for t in (learnability, dimension, target)]
-        raise ValueError(f"clid_weights: learnability, dimension and target must be [m] with m >= 3, got {shapes}")
-    terms = [_standardize(learnability.double(), "learnability"), _standardize(dimension.double(), "dimension")]
-    goal = target.double() - target.double().mean()
-    first, second = torch.linalg.lstsq(torch.stack(terms, 1), goal[:, None], driver="gelsd").solution[:, 0].tolist()
-    return first, second
-
-
-def _standardize(values: Tensor, name: str) -> Tensor:
-    known = values[values.isfinite()]
-    spread = known.std(correction=0) if len(known) else values.new_zeros(())
-    if len(known) < len(values) or not spread > 0:
-        warnings.warn(f"clid: {name} is undefined or equal for some, {values.tolist()}", NumericalWarning, stacklevel=3)
-    return (values - known.mean()) / spread if spread > 0 else torch.where(values.isfinite(), 0.0, torch.nan)
-
-
-class Correlations(NamedTuple):
-    """How well a score orders accuracies: linear, of ranks, and of pairs."""
-
-    pearson: float
-    spearman: float
-    kendall: float
-
-
-def correlations(score: Tensor, accuracy: Tensor) -> Correlations:
-    r"""Pearson's, Spearman's and Kendall's (tau-b) correlation of a score with accuracies.
-
-    Args:
-        score: ``[m]``.
-        accuracy: ``[m]``.
-
-    Returns:
-        ``Correlations(pearson, spearman, kendall)``, each from -1 to 1; NaN where one side is constant.
-
-    Raises:
-        ValueError: shapes that differ, or fewer than two values.
-
-    Cost:
-        ``m^2`` comparisons.
-
-    Accuracy:
-        float64. Equal values share their mean rank.
-
-    Not differentiable.
-
-    References:
-        Kendall, The treatment of ties in ranking problems, Biometrika 33, 1945.
-
-    Example:
-        >>> correlations(torch.tensor([1.0, 2.0, 4.0]), torch.tensor([0.1, 0.2, 0.3])).kendall
-        1.0
-    """
-    if score.shape != accuracy.shape or score.ndim != 1 or len(score) < 2:
-        raise ValueError(
-            f"correlations: score and accuracy must be [m] with m >= 2, got {tuple(score.shape)}, {tuple(accuracy.shape)}"
-        )
-    a, b = score.double(), accuracy.double()
-    signs = [(v[:, None] - v).sign() for v in (a, b)]
-    ranks = [sign.sum(1) for sign in signs]  # rank differences from the middle, times two: equal values share theirs
-    return Correlations(_cosine(a - a.mean(), b - b.mean()), _cosine(*ranks), _cosine(*(s.flatten() for s in signs)))
-
-
-def _cosine(a: Tensor, b: Tensor) -> float:
-    return (a @ b / (a.square().sum() * b.square().sum()).sqrt()).item()
-
-
-class Representations(NamedTuple):
-    """What layers made of a data set: ``[n, d]`` by name of the layer, and the targets if the batches had any."""
-
-    layers: dict[str, Tensor]
-    targets: Tensor | None
-
-
-def representations(
-    model: nn.Module, data: Iterable[Any], layers: Sequence[str] = ("",), *, pool: bool = False, progress: bool = False
-) -> Representations:
-    r"""Run a model over batches and keep what its layers give.
-
-    The model runs in eval mode without gradients, and is left as it was, also after an exception.
-
-    Args:
-        model: any module.
-        data: batches, for example a ``DataLoader`` that does not shuffle: tensors, or tuples whose first entry goes to the
-            model; a second one, if it is a tensor, is kept as the targets.
-        layers: names as in ``model.named_modules()``; ``""`` is the model's own output.
-        pool: average over all axes after the second (positions of an image) instead of flattening them.
-        progress: show a bar over the batches (with tqdm installed).
-
-    Returns:
-        ``Representations(layers, targets)``: ``[n, d]`` of each layer in the order of ``data``, on the device and in the dtype
-        of the layer; ``targets`` ``[n, ...]`` or None.
-
-    Raises:
-        ValueError: an unknown layer, one that gives no tensor or runs more or less often than once a batch, no batches.
-
-    Cost:
-        A forward pass; memory what is returned.
-
-    Accuracy:
-        The model's own.
-
-    Not differentiable.
-
-    References:
-        Representations are judged without labels in arXiv:2206.01251.
-
-    Example:
-        >>> model = nn.Sequential(nn.Linear(3, 5), nn.ReLU(), nn.Linear(5, 2))
-        >>> found = representations(model, torch.randn(10, 3).split(4), ["1", ""])
-        >>> {name: tuple(rows.shape) for name, rows in found.layers.items()}
-        {'1': (10, 5), '': (10, 2)}
-    """
-    op = "representations"
-    modules = dict(model.named_modules())
-    for name in layers:
-        if name not in modules:
-            raise ValueError(f"{op}: layers must name modules of the model ({', '.join(modules)}), got {name}")
-    kept: dict[str, list[Tensor]] = {name: [] for name in layers}
-    targets: list[Tensor] = []
-
-    def keep(name: str, output: Any) -> None:
-        output = output[0] if isinstance(output, tuple) else output
-        if not isinstance(output, Tensor) or output.ndim < 2:
-            raise ValueError(f"{op}: layers must give tensors [n, ...], got {type(output).__name__} from {name!r}")
-        kept[name].append(output.flatten(2).mean(2) if pool and output.ndim > 2 else output.flatten(1))
-
-    hooks = [
-        modules[name].register_forward_hook(lambda _module, _inputs, output, name=name: keep(name, output))
-        for name in layers
-    ]
-    training = {module: module.training for module in model.modules()}
-    batches = 0
-    try:
-        model.eval()
-        with torch.no_grad():
-            for batch in progress_bar(data, op, shown=progress):
-                inputs, *rest = batch if isinstance(batch, tuple | list) else (batch,)
-                model(inputs)
-                batches += 1
-                if rest and isinstance(rest[0], Tensor):
-                    targets.append(rest[0])
-                for name, parts in kept.items():
-                    if len(parts) != batches:
-                        raise ValueError(f"{op}: layers must run once a batch, got {name!r} in other numbers")
-    finally:
-        for hook in hooks:
-            hook.remove()
-        for module, was in training.items():
-            module.training = was
-    if batches == 0:
-        raise ValueError(f"{op}: data must have batches, got none")
-    return Representations(
-        {name: torch.cat(parts) for name, parts in kept.items()},
-        torch.cat(targets) if targets else None,
-    )
