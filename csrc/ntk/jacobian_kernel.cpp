@@ -22,21 +22,67 @@ PanelLayout layout(std::int64_t features, bool) {
   return narrow(features) ? PanelLayout{features, kNarrowO} : PanelLayout{round_up(features, kWideI), kWideO};
 }
 
-// Features [first, first + count) at positions [start, start + depth) of kLanes rows: feature k at position t becomes the vector
-// (k / kGroup, t, k % kGroup). A row at offset -1 is zero.
-template <class T, int kGroup>
-void pack_lanes(const Rows& source, const std::int64_t* offset, std::int64_t first, std::int64_t count,
-                std::int64_t start, std::int64_t depth, T* to) {
+// kLanes rows, one in each lane: where they begin. Lanes past the last row repeat it: what comes of them is never read.
+struct LaneRows {
+  std::int64_t offset[kVectorBytes / 4];
+  int split;  // from this lane on the rows are another sample's; 0: of more than two samples
+};
+
+// Rows [row, row + kLanes) of outputs are samples' rows `row / outputs` of a, and rows of g themselves.
+template <class T>
+LaneRows lane_rows(const Rows& source, std::int64_t row, std::int64_t rows, std::int64_t outputs,
+                   std::int64_t positions) {
   constexpr int kN = kLanes<T>;
+  LaneRows lanes{};
+  int samples = 1;
+  lanes.split = kN;
+  for (int r = 0; r < kN; ++r) {
+    lanes.offset[r] = row_offset(source, smaller(row + r, rows - 1) / outputs * positions);
+    if (r > 0 && lanes.offset[r] != lanes.offset[r - 1]) ++samples, lanes.split = r;
+  }
+  if (samples > 2 || source.element != kOwn<T>) lanes.split = 0;
+  return lanes;
+}
+
+// Features [first, first + count) at positions [start, start + depth): feature k at position t becomes the vector
+// (k / kGroup, t, k % kGroup). `source` is a copy, so that the compiler knows that no store changes it.
+template <class T, int kGroup>
+void pack_lanes(const Rows source, const LaneRows& lanes, std::int64_t first, std::int64_t count, std::int64_t start,
+                std::int64_t depth, T* to) {
+  constexpr int kN = kLanes<T>;
+  const T* const values = static_cast<const T*>(source.data);
   const auto place = [&](std::int64_t k, std::int64_t t) {
     return to + ((k / kGroup * depth + t) * kGroup + k % kGroup) * kN;
   };
-  const auto square = [&](const Rows& along, std::int64_t at, int length, Vec<T>(&lanes)[kN]) {
-#pragma GCC unroll 16
-    for (int r = 0; r < kN; ++r) lanes[r] = offset[r] < 0 ? Vec<T>{} : load_at<T>(along, offset[r] + at, length);
-    transpose<T>(lanes);
-  };
+  // Positions of patches have two axes; those of others do not leave the first.
   const Axis lines = source.middle, line = source.inner;
+  const auto position = [&](std::int64_t t) {
+    return (start + t) / line.size * lines.stride + (start + t) % line.size * line.stride;
+  };
+
+  if (lanes.split > 0) {  // one or two samples: their values, broadcast
+    IntVec<T> second;
+    for (int r = 0; r < kN; ++r) second[r] = r < lanes.split ? 0 : -1;
+    for (std::int64_t t = 0; t < depth; ++t) {
+      const T* const one = values + lanes.offset[0] + position(t);
+      const T* const other = values + lanes.offset[kN - 1] + position(t);
+      for (std::int64_t k = 0; k < count; ++k) {
+        const std::int64_t at = feature_offset(source, first + k);
+        store(place(k, t), second ? broadcast(other[at]) : broadcast(one[at]));
+      }
+    }
+    return;
+  }
+
+  const auto square = [&](const Rows& along, std::int64_t at, int length, Vec<T>(&rows)[kN]) {
+    if (length == kN && along.col_stride == 1 && along.element == kOwn<T>) {
+#pragma GCC unroll 16
+      for (int r = 0; r < kN; ++r) rows[r] = load(values + lanes.offset[r] + at);
+    } else {
+      for (int r = 0; r < kN; ++r) rows[r] = load_at<T>(along, lanes.offset[r] + at, length);
+    }
+    transpose<T>(rows);
+  };
   if (line.stride == 1 && source.col_stride != 1 &&
       start + depth <= line.size) {  // positions are adjacent in memory, as in an image
     Rows along = source;
@@ -44,24 +90,23 @@ void pack_lanes(const Rows& source, const std::int64_t* offset, std::int64_t fir
     for (std::int64_t k = 0; k < count; ++k)
       for (std::int64_t t = 0; t < depth; t += kN) {
         const int length = static_cast<int>(smaller(kN, depth - t));
-        Vec<T> lanes[kN];
-        square(along, feature_offset(source, first + k) + start + t, length, lanes);
-        for (int f = 0; f < length; ++f) store(place(k, t + f), lanes[f]);
+        Vec<T> rows[kN];
+        square(along, feature_offset(source, first + k) + start + t, length, rows);
+        for (int f = 0; f < length; ++f) store(place(k, t + f), rows[f]);
       }
     return;
   }
-  for (std::int64_t t = 0; t < depth; ++t) {
-    // Positions of patches have two axes; those of others do not leave the first.
-    const std::int64_t position = (start + t) / line.size * lines.stride + (start + t) % line.size * line.stride;
+  for (std::int64_t t = 0; t < depth; ++t)
     for (std::int64_t k = 0; k < count;) {
       const std::int64_t left = source.part == 0 ? count - k : source.part - (first + k) % source.part;
       const int length = static_cast<int>(smaller(smaller(kN, count - k), left));
-      Vec<T> lanes[kN];
-      square(source, feature_offset(source, first + k) + position, length, lanes);
-      for (int f = 0; f < length; ++f) store(place(k + f, t), lanes[f]);
+      Vec<T> rows[kN];
+      square(source, feature_offset(source, first + k) + position(t), length, rows);
+#pragma GCC unroll 16
+      for (int f = 0; f < kN; ++f)
+        if (f < length) store(place(k + f, t), rows[f]);
       k += length;
     }
-  }
 }
 
 // Features [count, round_up(count, kGroup)): the first is 1 where `ones` is set, the others are 0.
@@ -109,31 +154,28 @@ GRAMIAN_INLINE void form_tile(const T* g, const T* a, std::int64_t depth, bool a
 template <class T>
 std::int64_t form_values(const JacobianPiece& piece) {
   const std::int64_t depth = smaller(piece.positions, kPositions);
-  const std::int64_t features = piece.a.cols + (piece.ones ? 1 : 0);
-  const std::int64_t group = narrow(features) ? kNarrowO : kWideO;
-  return depth * kLanes<T> * (round_up(features, kWideI) + kGroups * group);
+  const auto [inner, group] = layout(piece.a_count, sizeof(T) == 8);
+  return depth * kLanes<T> * (inner + kGroups * group);
 }
 
 template <class T, int kO, int kI>
 void form_as(const JacobianPiece& piece, std::int64_t panel, T* to, T* scratch) {
   constexpr int kN = kLanes<T>;
   const std::int64_t row = panel * kN, rows = piece.g.rows / piece.positions;
-  std::int64_t a_offset[kN], g_offset[kN];
-  for (int r = 0; r < kN; ++r) {
-    const bool within = row + r < rows;
-    a_offset[r] = within ? row_offset(piece.a, (row + r) / piece.outputs * piece.positions) : -1;
-    g_offset[r] = within ? row_offset(piece.g, (row + r) * piece.positions) : -1;
-  }
-  const std::int64_t inner = round_up(piece.a.cols + (piece.ones ? 1 : 0), kI);
+  const LaneRows a_rows = lane_rows<T>(piece.a, row, rows, piece.outputs, piece.positions);
+  const LaneRows g_rows = lane_rows<T>(piece.g, row, rows, 1, piece.positions);
+  const std::int64_t inner = round_up(piece.a_count, kI);
+  const bool ones = piece.a_first + piece.a_count > piece.a.cols;  // the bias is the last feature
+  const std::int64_t a_count = piece.a_count - (ones ? 1 : 0);
   for (std::int64_t start = 0; start < piece.positions; start += kPositions) {
     const std::int64_t depth = smaller(kPositions, piece.positions - start);
     T* const packed_a = scratch;
     T* const packed_g = packed_a + inner * depth * kN;
-    pack_lanes<T, kI>(piece.a, a_offset, 0, piece.a.cols, start, depth, packed_a);
-    pad_lanes<T, kI>(piece.a.cols, piece.ones, depth, packed_a);
-    for (std::int64_t o = 0; o < piece.count; o += kGroups * kO) {
-      const std::int64_t count = smaller(kGroups * kO, piece.count - o);
-      pack_lanes<T, kO>(piece.g, g_offset, piece.first + o, count, start, depth, packed_g);
+    pack_lanes<T, kI>(piece.a, a_rows, piece.a_first, a_count, start, depth, packed_a);
+    pad_lanes<T, kI>(a_count, ones, depth, packed_a);
+    for (std::int64_t o = 0; o < piece.g_count; o += kGroups * kO) {
+      const std::int64_t count = smaller(kGroups * kO, piece.g_count - o);
+      pack_lanes<T, kO>(piece.g, g_rows, piece.g_first + o, count, start, depth, packed_g);
       pad_lanes<T, kO>(count, false, depth, packed_g);
       for (std::int64_t i = 0; i < inner; i += kI)
         for (std::int64_t within = 0; within < count; within += kO)
@@ -146,7 +188,7 @@ void form_as(const JacobianPiece& piece, std::int64_t panel, T* to, T* scratch) 
 template <class T>
 void form_of(const JacobianPiece& piece, std::int64_t panel, const JacobianPanels& panels, void* scratch) {
   T* const to = static_cast<T*>(panels.values) + (panel * panels.stride + piece.at) * kLanes<T>;
-  if (narrow(piece.a.cols + (piece.ones ? 1 : 0)))
+  if (narrow(piece.a_count))
     form_as<T, kNarrowO, 1>(piece, panel, to, static_cast<T*>(scratch));
   else
     form_as<T, kWideO, kWideI>(piece, panel, to, static_cast<T*>(scratch));
@@ -165,6 +207,8 @@ GRAMIAN_INLINE void multiply(const T* rows, const T* cols, std::int64_t panel_si
                              T* to, std::int64_t stride) {
   constexpr int kN = kLanes<T>, kRows = kPanelRows<T>;
   Vec<T> sum[kRows][kPanels] = {};
+// A loop of 128 rounds would end in a branch that the processor does not foresee.
+#pragma GCC unroll 8
   for (std::int64_t k = 0; k < depth; ++k, rows += kN, cols += kN) {
     Vec<T> col[kPanels];
 #pragma GCC unroll 4

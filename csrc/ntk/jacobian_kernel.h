@@ -7,12 +7,12 @@
 
 namespace gramian {
 
-// Features [first, first + count) of g, each times all features of a: they begin at vector `at` of every panel.
+// Some features of g times some of a, of which the one after the last is 1, the bias. They begin at vector `at` of every panel.
 struct JacobianPiece {
   Rows a, g;
   std::int64_t outputs, positions;
-  bool ones;
-  std::int64_t first, count, at;
+  std::int64_t g_first, g_count, a_first, a_count;
+  std::int64_t at;
 };
 
 struct JacobianPanels {
@@ -20,7 +20,7 @@ struct JacobianPanels {
   std::int64_t stride;  // vectors from one panel to the next
 };
 
-// How the features of one layer lie in a panel: `inner` vectors for each feature of g, of which `group` are formed at once.
+// How a piece of so many features of a lies in a panel: `inner` vectors for each feature of g, of which `group` are formed at once.
 struct PanelLayout {
   std::int64_t inner, group;
 };
@@ -28,7 +28,7 @@ struct PanelLayout {
 struct JacobianKernels {
   std::int64_t (*panel_rows)(bool wide);
   std::int64_t (*panel_stride)(std::int64_t depth);  // for panels of so many vectors
-  PanelLayout (*layout)(std::int64_t features, bool wide);
+  PanelLayout (*layout)(std::int64_t a_count, bool wide);
   std::int64_t (*form_scratch)(const JacobianPiece& piece, bool wide);
   void (*form)(const JacobianPiece& piece, std::int64_t panel, const JacobianPanels& panels, bool wide, void* scratch);
   std::int64_t (*product_scratch)(std::int64_t rows, std::int64_t cols, bool wide);

@@ -1,6 +1,7 @@
 // The route that forms the gradients: a piece of the Jacobian's columns at a time, then all its products.
 #pragma once
 #include <algorithm>
+#include <cmath>
 #include <optional>
 #include <vector>
 
@@ -116,51 +117,74 @@ inline void add_products(const JacobianSide& x, const JacobianSide& y, std::int6
   });
 }
 
-inline void add_materialised(const std::vector<LinearLayer>& layers, KernelMatrix k, const Tensor& like) {
-  const auto& kernel = GRAMIAN_KERNELS(jacobian);
-  const bool wide = like.scalar_type() == ScalarType::Double;
-  const std::int64_t value_bytes = wide ? 8 : 4, both_rows = k.rows + (k.symmetric ? 0 : k.cols);
+// A part of one layer's gradient, formed at once: some features of g times some of a.
+struct Rectangle {
+  const LinearLayer* layer;
+  std::int64_t g_first, g_count, a_first, a_count;
+  std::int64_t vectors;  // of a panel
 
-  // Pieces of the Jacobian wait here between being formed and being multiplied. The wider they are, the less often inputs are
-  // packed and the kernel matrix is read and written.
-  const std::int64_t most_bytes = std::max(std::int64_t{32} << 20, k.rows * k.cols * value_bytes / 8);
-  std::int64_t depth = 0, least = 1;
-  std::vector<PanelLayout> layouts;
-  for (const LinearLayer& layer : layers) {
-    const PanelLayout layout = kernel.layout(layer.a1.cols + (layer.ones ? 1 : 0), wide);
-    layouts.push_back(layout);
-    depth += block_count(layer.g1.cols, layout.group) * layout.group * layout.inner;
-    least = std::max(least, layout.group * layout.inner);
+  JacobianPiece piece(const Rows& a, const Rows& g, std::int64_t outputs, std::int64_t at) const {
+    return {a, g, outputs, layer->positions, g_first, g_count, a_first, a_count, at};
   }
-  depth = std::min(depth, std::max(least, most_bytes / (value_bytes * both_rows)));
+};
+
+// Rectangles of about `depth` vectors, as near to squares as the widths allow: each side of one is packed anew for every cut of
+// the other. Cuts of g are whole squares of lanes, which are packed fastest.
+inline std::vector<Rectangle> rectangles_of(const std::vector<LinearLayer>& layers, std::int64_t depth, bool wide) {
+  const auto& kernel = GRAMIAN_KERNELS(jacobian);
+  const auto side = static_cast<std::int64_t>(std::sqrt(static_cast<double>(depth)));
+  std::vector<Rectangle> rectangles;
+  for (const LinearLayer& layer : layers) {
+    const std::int64_t a_features = layer.a1.cols + (layer.ones ? 1 : 0), g_features = layer.g1.cols;
+    const std::int64_t step = kernel.layout(a_features, wide).group * kernel.panel_rows(wide);
+    const std::int64_t g_each = block_count(std::max(side, depth / a_features), step) * step;
+    // A quarter too long is better than a cut: the bias would make two of one.
+    const std::int64_t a_most =
+        std::max<std::int64_t>(depth / std::clamp<std::int64_t>(g_features, 1, g_each) * 5 / 4, 1);
+    const std::int64_t a_each = block_count(a_features, block_count(a_features, a_most));
+    for (std::int64_t g = 0; g < g_features; g += g_each)
+      for (std::int64_t a = 0; a < a_features; a += a_each) {
+        const std::int64_t g_count = std::min(g_each, g_features - g), a_count = std::min(a_each, a_features - a);
+        const auto [inner, group] = kernel.layout(a_count, wide);
+        rectangles.push_back({&layer, g, g_count, a, a_count, block_count(g_count, group) * group * inner});
+      }
+  }
+  return rectangles;
+}
+
+inline void add_materialised(const std::vector<LinearLayer>& layers, KernelMatrix k, const Tensor& like) {
+  // Rectangles of the Jacobian wait in pieces between being formed and being multiplied. Pieces of this size are still in the
+  // third cache then; but the kernel matrix is read and written for each, so they are at least kLeast vectors deep.
+  constexpr std::int64_t kPieceBytes = std::int64_t{8} << 20, kLeast = 2048;
+  const bool wide = like.scalar_type() == ScalarType::Double;
+  const std::int64_t row_bytes = (k.rows + (k.symmetric ? 0 : k.cols)) * (wide ? 8 : 4);
+  const std::int64_t wanted = std::max(kPieceBytes / row_bytes, kLeast);
+  const std::vector<Rectangle> rectangles = rectangles_of(layers, wanted, wide);
+  std::int64_t whole = 0, largest = 1;
+  for (const Rectangle& rectangle : rectangles) {
+    whole += rectangle.vectors;
+    largest = std::max(largest, rectangle.vectors);
+  }
+  const std::int64_t depth = std::max(largest, std::min(whole, wanted));
   const JacobianSide x(k.rows, depth, like), y(k.symmetric ? 0 : k.cols, depth, like);
 
   std::optional<Slices> slices;
   if (Slices::fit(k)) slices.emplace(k, like);
   void* const mirror = k.mirror;
-  std::size_t at = 0;
-  std::int64_t first = 0;  // feature of layers[at] that the next piece begins with
-  while (at < layers.size()) {
+  auto next = rectangles.begin();
+  do {  // once even when there is nothing to form: the kernel is then zero
     std::vector<JacobianPiece> x_pieces, y_pieces;
     std::int64_t used = 0;
-    for (; at < layers.size(); ++at, first = 0) {
-      const LinearLayer& layer = layers[at];
-      const auto [inner, group] = layouts[at];
-      const std::int64_t count = std::min(layer.g1.cols - first, (depth - used) / inner / group * group);
-      if (count > 0) {
-        x_pieces.push_back({layer.a1, layer.g1, k.outputs, layer.positions, layer.ones, first, count, used});
-        y_pieces.push_back({layer.a2, layer.g2, k.outputs, layer.positions, layer.ones, first, count, used});
-      }
-      used += block_count(count, group) * group * inner;
-      first += count;
-      if (first < layer.g1.cols) break;  // full
+    for (; next != rectangles.end() && used + next->vectors <= depth; used += next->vectors, ++next) {
+      x_pieces.push_back(next->piece(next->layer->a1, next->layer->g1, k.outputs, used));
+      y_pieces.push_back(next->piece(next->layer->a2, next->layer->g2, k.outputs, used));
     }
     x.form(x_pieces);
     if (!k.symmetric) y.form(y_pieces);
-    k.mirror = at == layers.size() ? mirror : nullptr;
+    k.mirror = next == rectangles.end() ? mirror : nullptr;
     add_products(x, k.symmetric ? x : y, used, k, slices, wide);
     k.accumulate = true;
-  }
+  } while (next != rectangles.end());
   if (slices) slices->finish();
 }
 

@@ -201,7 +201,7 @@ def linear_gram(
 
     Cost:
         See `layer_cost`. Extra memory: packed blocks for each thread, and for ``"materialise"`` a piece of the Jacobian
-        of 32 MiB or an eighth of the result, whichever is larger. The Gram of ``a`` alone is never stored.
+        of 8 MiB or 2048 columns, whichever is larger. The Gram of ``a`` alone is never stored.
 
     Accuracy:
         Sums run over at most 512 features at a time, then over those sums: relative error of an entry about
