@@ -154,11 +154,12 @@ def _state_sum(
     """Sum over labellings of the product of symbols, of phases and of ``factors`` of the edges that have them."""
     base = 1 + max(int(values.max()) for values in labels.values() if len(values)) if labels else 1
 
-    def tetrahedron(own: Sequence[int]) -> _Table:
+    def admissible(glued: tuple[int, ...], names: Sequence[int]) -> _Table:
+        """Build the table of a tetrahedron whose edges are ``names[k]`` for k in ``glued``; its own edges are those k."""
         whole = _Table((), torch.zeros(1, 0, dtype=torch.int64), torch.ones(1, dtype=torch.complex128))
         for places in _TRIANGLES:
-            corner = tuple(own[k] for k in places)
-            grid = torch.cartesian_prod(*(labels[e] for e in corner)).view(-1, 3)
+            corner = tuple(glued[k] for k in places)
+            grid = torch.cartesian_prod(*(labels[names[k]] for k in corner)).view(-1, 3)
             a, b, c = grid.T
             fits = ((a + b + c) % 2 == 0) & (a + b >= c) & ((a - b).abs() <= c) & (a + b + c <= largest_triad)
             for i, j in itertools.combinations(range(3), 2):
@@ -168,9 +169,20 @@ def _state_sum(
             once = [k for k in range(3) if corner[k] not in corner[:k]]
             triad = _Table(tuple(corner[k] for k in once), grid[:, once], torch.ones(len(grid), dtype=torch.complex128))
             whole = _join(whole, triad, base)
-        spins = torch.stack([whole.rows[:, whole.edges.index(own[k])] for k in _COLUMNS])
+        spins = torch.stack([whole.rows[:, whole.edges.index(glued[k])] for k in _COLUMNS])
         phases = torch.tensor([1, -1j, -1, 1j], dtype=torch.complex128)[spins.sum(0) % 4]
         return whole._replace(weights=symbol(spins) * phases)
+
+    tables: dict[tuple[int, ...], _Table] = {}
+
+    def tetrahedron(own: Sequence[int]) -> _Table:
+        """Those that are glued alike and have the same labels have one table, under other names."""
+        names = list(dict.fromkeys(own))
+        glued = tuple(names.index(e) for e in own)
+        kind = (*glued, *(id(labels[e]) for e in names))
+        if kind not in tables:
+            tables[kind] = admissible(glued, names)
+        return tables[kind]._replace(edges=tuple(names[k] for k in tables[kind].edges))
 
     waiting = [tuple(int(e) for e in own) for own in edges]
     table = _Table((), torch.zeros(1, 0, dtype=torch.int64), torch.ones(1, dtype=torch.complex128))
