@@ -16,6 +16,7 @@ import torch.distributed as dist
 from torch import nn
 
 from gramian import _safetensors, distributed, ensemble, neighbors, ntk, spectra
+from gramian.distributed import _neighbors
 from gramian.distributed._clusters import _uniforms
 from gramian.distributed._ranks import Ranks, check_backend
 from tests import distributed_ranks
@@ -61,6 +62,11 @@ def check_knn(rank, size):
         same(found, neighbors.knn(x, 5, y, **options), rank, size)
     wide = torch.randn(157, 40, generator=torch.Generator().manual_seed(2)).bfloat16()
     same(distributed.knn(mine(wide, rank, size), 3), neighbors.knn(wide, 3), rank, size)
+    _neighbors._PIECE, usual = 4, _neighbors._PIECE  # shards in many pieces, of which some ranks' are empty
+    for causal in (False, True):
+        found = distributed.knn(mine(x, rank, size), 6, causal=causal)
+        same(found, neighbors.knn(x, 6, causal=causal), rank, size)
+    _neighbors._PIECE = usual
     one_each = torch.arange(float(size))[:, None]
     found = distributed.knn(one_each[rank : rank + 1], size - 1, exclude_self=True)
     assert torch.equal(found.indices, neighbors.knn(one_each, size - 1, exclude_self=True).indices[rank : rank + 1])
@@ -344,8 +350,8 @@ def die_in_the_middle(rank, size):
     x = torch.randn(300, 8, generator=torch.Generator().manual_seed(rank))
     ring = Ranks.ring
 
-    def dying(self, own, rows, steps):
-        for number, one in enumerate(ring(self, own, rows, steps)):
+    def dying(self, own, rows, steps, pieces=1):
+        for number, one in enumerate(ring(self, own, rows, steps, pieces)):
             if rank == 1 and number == 1:
                 os._exit(9)
             yield one

@@ -11,9 +11,9 @@ SLOW = Link(1e6, 1e-2)
 @pytest.mark.parametrize("ranks", [1, 2, 3, 4, 7, 8, 64])
 @pytest.mark.parametrize("link", [*links.values(), SLOW])
 def test_knn_cost_is_that_of_a_simulated_ring(ranks, link):
-    rows, d, k, rate = 6400.0 * ranks, 128, 10, 1e11
+    rows, d, k, rate, pieces = 20_000.0 * ranks, 128, 10, 1e11, 4
     cost = knn_cost(rows, d, k, ranks, link=link, rate=rate)
-    clock = simulate_ring([rows / ranks] * ranks, 2 * d, 4 * d, lambda _, theirs: theirs * k * 12, rate, link)
+    clock = simulate_ring([rows / ranks] * ranks, 2 * d, 4 * d, lambda _, theirs: theirs * k * 12, rate, link, pieces)
     assert cost.seconds == pytest.approx(max(clock), rel=1e-9)  # the same sums in another order
     assert max(cost.compute, cost.communication if ranks > 1 else 0) <= cost.seconds * (1 + 1e-9) or link is SLOW
     assert cost.seconds <= (cost.compute + cost.communication) * (1 + 1e-9)
@@ -23,14 +23,14 @@ def test_knn_cost_is_that_of_a_simulated_ring(ranks, link):
 def test_ntk_cost_is_that_of_a_simulated_ring(ranks):
     rows, rate, link = 100.0 * ranks, 1e11, links["1 Gb/s"]
     cost = ntk_cost(rows, 3072, 10, ranks, pair_flops=1e7, link=link, rate=rate)
-    clock = simulate_ring([rows / ranks] * ranks, 1e7, 3072, lambda mine, theirs: mine * theirs * 400, rate, link)
+    clock = simulate_ring([rows / ranks] * ranks, 1e7, 3072, lambda mine, theirs: mine * theirs * 400, rate, link, 2)
     assert cost.seconds == pytest.approx(max(clock), rel=1e-9)  # the same sums in another order
 
 
 def test_uneven_shards_take_as_long_as_the_largest_makes_them():
     link, back = links["10 Gb/s"], lambda _, theirs: theirs * 120
-    even = max(simulate_ring([5000] * 4, 256, 512, back, 1e11, link))
-    uneven = max(simulate_ring([2000, 8000, 5000, 5000], 256, 512, back, 1e11, link))
+    even = max(simulate_ring([5000] * 4, 256, 512, back, 1e11, link, 2))
+    uneven = max(simulate_ring([2000, 8000, 5000, 5000], 256, 512, back, 1e11, link, 2))
     assert 1.2 * even < uneven < 3 * even
 
 
@@ -38,7 +38,7 @@ def test_work_is_shared_and_memory_falls_as_the_number_of_ranks():
     for ranks in (2, 4, 32, 1024):
         one, many = (knn_cost(1e6, 128, 10, r, link=links["100 Gb/s"], rate=1e11) for r in (1, ranks))
         assert many.compute == pytest.approx(one.compute / ranks)  # each pair once, and evenly
-        assert many.memory < 3 * one.memory / ranks
+        assert many.memory < 2.1 * one.memory / ranks
         assert many.sent == pytest.approx((1e6 / ranks) * (ranks // 2) * (512 + 120))
 
 

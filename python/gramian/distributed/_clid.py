@@ -14,7 +14,7 @@ from gramian.neighbors._dimension import twonn_of_ratios
 from gramian.neighbors._knn import normalize
 
 from ._clusters import cluster
-from ._neighbors import among_themselves, fill, in_base, meetings, merge, problem_of, search, starts_of
+from ._neighbors import among_themselves, fill, in_base, meetings, merge, pieces_of, problem_of, search, starts_of
 from ._ranks import Ranks, rows_of
 
 if TYPE_CHECKING:
@@ -62,7 +62,7 @@ def clid(
         RankError: a rank died or was silent for longer than the group's timeout.
 
     Cost:
-        Of each representation: `kmeans`, and ``n^2 d / R`` flops on each of ``R`` ranks; half of the rows sent. Memory: three shards,
+        Of each representation: `kmeans`, and ``n^2 d / R`` flops on each of ``R`` ranks; half of the rows sent. Memory: two shards,
         and of all rows a label and a ratio, 16 bytes each.
 
     Accuracy:
@@ -145,7 +145,7 @@ def _learnability_and_dimension(
 
 def _pass(ranks: Ranks, x: Tensor, k: int, rows: Sequence[int]) -> tuple[Neighbors, Neighbors]:
     """Return the nearest of all other rows, and of those before: in rows of this rank, then by meeting those of others."""
-    met_by = ranks.meetings([x], rows)
+    met_by = ranks.meetings([x], rows, pieces_of(rows))
     start, here = starts_of(rows)[ranks.rank], min(k, len(x) - 1)
     if here < 1:
         others, past = (search(x, k, x[:0], "euclidean", start) for _ in range(2))

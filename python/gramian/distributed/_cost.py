@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, NamedTuple
+
+from ._neighbors import pieces_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -52,25 +55,33 @@ def _ring(
     back: Callable[[float, float], float],
     rate: float,
     link: Link,
+    pieces: int,
 ) -> tuple[float, float, float, float]:
     """Seconds, compute, communication and bytes of a symmetric ring of equal shards.
 
-    Each shard meets itself, at half price, then half of the others. While it computes, the next shard is on its way; ``back`` says
-    how many bytes of results go home after a meeting of so many own rows with so many of another.
+    Each shard meets itself, at half price, then half of the others, which come in ``pieces``. While it computes, the next piece is on
+    its way; ``back`` says how many bytes of results go home after a meeting of so many own rows with so many of another.
     """
     own, meetings = rows / ranks, ranks // 2
+    piece = own / pieces
     compute = own * own / 2 * pair_flops / rate
-    hop = link.latency + own * row_bytes / link.rate
+    hop = link.latency + piece * row_bytes / link.rate
     seconds, communication, sent = max(compute, hop) if meetings else compute, 0.0, 0.0
     for step in range(1, meetings + 1):
         mine = own / 2 if 2 * step == ranks else own  # opposite ranks share their meeting
-        work = mine * own * pair_flops / rate
-        home = link.latency + back(mine, own) / link.rate
-        seconds += (max(work, hop) if step < meetings else work) + home
-        compute += work
-        communication += hop + home
-        sent += own * row_bytes + back(mine, own)
+        work = mine * piece * pair_flops / rate
+        home = link.latency + back(mine, piece) / link.rate
+        last = step == meetings
+        seconds += pieces * (max(work, hop) + home) - (max(work, hop) - work if last else 0)
+        compute += pieces * work
+        communication += pieces * (hop + home)
+        sent += own * row_bytes + pieces * back(mine, piece)
     return seconds, compute, communication, sent
+
+
+def _shards_held(ranks: int, pieces: int) -> float:
+    """Shards in memory: the own one, two pieces of others', and what has to go on to a third rank."""
+    return 1 + (0 if ranks == 1 else 2 / pieces if ranks < 4 else 1 + 1 / pieces)
 
 
 def knn_cost(
@@ -104,7 +115,7 @@ def knn_cost(
         Half as many steps as ranks.
 
     Accuracy:
-        A model: equal ranks, a link that nobody shares, no time for merging lists. docs/how-it-works/distributed.md compares it with what was
+        A model: equal ranks, a link that nobody shares, no time for merging lists, for which it waits after each piece. docs/how-it-works/distributed.md compares it with what was
         measured.
 
     A pure function of its arguments.
@@ -119,11 +130,12 @@ def knn_cost(
     """
     pair, list_bytes = 2.0 * d, k * (number_bytes + 8.0)
     own = rows / ranks
+    pieces = pieces_of([math.ceil(own)])
     seconds, compute, communication, sent = _ring(
-        rows, ranks, pair, d * number_bytes, lambda _, theirs: theirs * list_bytes, rate, link
+        rows, ranks, pair, d * number_bytes, lambda _, theirs: theirs * list_bytes, rate, link, pieces
     )
-    shards = min(3, ranks)
-    return Cost(seconds, compute, communication, sent, own * (shards * d * number_bytes + 3 * list_bytes))
+    memory = own * (_shards_held(ranks, pieces) * d * number_bytes + 3 * list_bytes)
+    return Cost(seconds, compute, communication, sent, memory)
 
 
 def ntk_cost(
@@ -174,10 +186,10 @@ def ntk_cost(
     entry = float(outputs * outputs * number_bytes)
     own = rows / ranks
     seconds, compute, communication, sent = _ring(
-        rows, ranks, pair_flops, sample_bytes, lambda mine, theirs: mine * theirs * entry, rate, link
+        rows, ranks, pair_flops, sample_bytes, lambda mine, theirs: mine * theirs * entry, rate, link, 2
     )
     blocks = 2 if ranks > 1 else 1
-    memory = own * (min(3, ranks) * sample_bytes + rows * entry + blocks * own * entry)
+    memory = own * (_shards_held(ranks, 2) * sample_bytes + rows * entry + blocks * own * entry)
     return Cost(seconds, compute, communication, sent, memory)
 
 
@@ -224,16 +236,15 @@ def kmeans_cost(
     Example:
         >>> cost = kmeans_cost(1e6, 512, 1000, 50, 64, link=links["10 Gb/s"], rate=1e11)
         >>> round(cost.communication / cost.compute, 2)
-        0.09
+        0.06
     """
     own = rows / ranks
     compute = rounds * 2.0 * own * n_clusters * d / rate
     numbers = n_clusters * (d + 2) * 8.0  # sums, weights and counts, in float64
     others = ranks - 1
-    # Two sums a round, of the points that moved and of these: parts to everyone, sums to everyone.
-    each = 2 * others * link.latency, 2 * (others * link.latency + numbers * others / ranks / link.rate)
-    communication = rounds * sum(each)
-    sent = rounds * 2 * (numbers + 8.0) * others / ranks
+    # A sum a round: parts to everyone, sums to everyone.
+    communication = rounds * 2 * (others * link.latency + numbers * others / ranks / link.rate)
+    sent = rounds * 2 * numbers * others / ranks
     memory = own * (2 * d * number_bytes + 16) + n_clusters * d * (3 * number_bytes + 32.0)
     return Cost(compute + communication, compute, communication, sent, memory)
 
@@ -264,7 +275,7 @@ def most_ranks(cost: Callable[[int], Cost], limit: int = 1024) -> int:
 
     Example:
         >>> [most_ranks(lambda r: knn_cost(1e5, 128, 10, r, link=link, rate=1e12)) for link in links.values()]
-        [4, 32, 256, 512]
+        [4, 32, 128, 512]
     """
     ranks = 1
     while 2 * ranks <= limit and cost(2 * ranks).communication <= cost(2 * ranks).compute:

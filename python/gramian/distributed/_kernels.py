@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from gramian import ntk
 from gramian._lanczos import Eigenpairs, lanczos
 from gramian._safetensors import load, save
-from gramian.ntk._matrix_free import _BLOCK, KernelSums, _Operator, aligned
+from gramian.ntk._matrix_free import KernelSums, _Operator, aligned, check_labels, most_products, samples_at_a_time
 from gramian.ntk._recording import selected
 
 from ._neighbors import starts_of
@@ -38,6 +38,13 @@ def _tried(call: Callable[[], T]) -> tuple[T | None, str | None]:
         return call(), None
     except ValueError as error:
         return None, str(error).split(": ", 1)[-1]
+
+
+def _rows_of_each(op: str, everyone: Sequence[dict[str, Any]]) -> list[int]:
+    rows = [facts["rows_"] for facts in everyone]
+    if sum(rows) == 0:
+        raise ValueError(f"{op}: x must have at least one sample on some rank, got 0 on all")
+    return rows
 
 
 def empirical_ntk(
@@ -73,7 +80,7 @@ def empirical_ntk(
 
     Cost:
         That of `gramian.ntk.empirical_ntk` over the number of ranks; half of the inputs and of the kernel sent. Memory: this
-        rank's rows of the kernel, three shards of inputs, and two blocks. `ntk_cost` says how long that takes.
+        rank's rows of the kernel, two shards of inputs and a half, and two blocks. `ntk_cost` says how long that takes.
 
     Accuracy:
         That of `gramian.ntk.empirical_ntk`: entries agree with those of one rank to rounding, as blocks of other sizes add in another order.
@@ -104,9 +111,7 @@ def empirical_ntk(
     }
     data = digest(own) if folder is not None else ""
     everyone = ranks.agree(None, **asked, rows_=len(own), data_=data)
-    rows = [facts["rows_"] for facts in everyone]
-    if sum(rows) == 0:
-        raise ValueError(f"{op}: x must have at least one sample on some rank, got 0 on all")
+    rows = _rows_of_each(op, everyone)
     blocks, problem = _tried(
         lambda: _Blocks(
             None if folder is None else Path(folder), here, {**asked, "data": [f["data_"] for f in everyone]}
@@ -143,13 +148,9 @@ def empirical_ntk(
             part = plain(block(at, own[met.mine], met.held[0]))
             put(met.mine, starts[met.owner] + met.theirs.start, part)
             give = [part.permute(2, 3, 0, 1).contiguous()]
-        # The giver's rows in this meeting are all of its own, but for the lower one of two opposite ranks.
-        others = rows[met.giver]
-        if 2 * ((here - met.giver) % ranks.size) == ranks.size and met.giver < here:
-            others //= 2
-        take = [kernel.new_empty((met.given.stop - met.given.start, outs, others, outs))]
+        take = [kernel.new_empty((met.given.stop - met.given.start, outs, met.by.stop - met.by.start, outs))]
         ranks.wait(ranks.exchange(give, met.owner, take, met.giver), met.owner, met.giver)
-        put(met.given, starts[met.giver], take[0])
+        put(met.given, starts[met.giver] + met.by.start, take[0])
     ranks.finish()
     return given.wrap(kernel.permute(0, 2, 1, 3) if full else kernel[:, 0, :, 0])
 
@@ -251,16 +252,10 @@ def ntk_top(
         kind_=None if operator is None else (operator.shape[1], operator.dtype),
         seed_=int(torch.randint(1 << 62, (), generator=generator)),
     )
-    rows = [facts["rows_"] for facts in everyone]
-    if sum(rows) == 0:
-        raise ValueError(f"{op}: x must have at least one sample on some rank, got 0 on all")
+    rows = _rows_of_each(op, everyone)
     outs, dtype = next(facts["kind_"] for facts in everyone if facts["kind_"] is not None)
     size = sum(rows) * outs
-    if not 1 <= k <= size:
-        raise ValueError(f"{op}: k must be from 1 to n c = {size}, got {k}")
-    most = min(size, 10 * k + 100 if max_iter is None else max_iter)
-    if most < k:
-        raise ValueError(f"{op}: max_iter must be at least k = {k}, got {max_iter}")
+    most = most_products(op, k, size, max_iter)
     wanted = selected(model, params).values()
     empty = {name: torch.zeros_like(p) for name, p in model.named_parameters() if name in wanted}
 
@@ -339,19 +334,15 @@ def streamed_label_alignment(
     given = rows_of(op, "x", x, group)
     own, marks = given.local, rows_of(op, "labels", labels, group).local
     ranks = Ranks(op, given.group, own.device)
-    problem = None
-    if marks.shape != (len(own),) or marks.is_floating_point() or marks.is_complex():
-        problem = (
-            f"labels must be [n] integers with n = {len(own)} like x, got shape {tuple(marks.shape)} {marks.dtype}"
-        )
-    elif len(marks) and int(marks.min()) < 0:
-        problem = f"labels must not be negative, got {int(marks.min())}"
-    elif block_size is not None and block_size < 1:
-        problem = f"block_size must be at least 1, got {block_size}"
-    size = _BLOCK if block_size is None else block_size
-    sums: KernelSums | None = None
-    if problem is None:
-        sums, problem = _tried(lambda: KernelSums.of(model, own, marks, None, params, size))
+
+    def own_sums() -> tuple[KernelSums, int]:
+        check_labels(op, marks, len(own))
+        if len(marks) and int(marks.min()) < 0:
+            raise ValueError(f"{op}: labels must not be negative, got {int(marks.min())}")
+        size = samples_at_a_time(op, block_size)
+        return KernelSums.of(model, own, marks, None, params, size), size
+
+    found, problem = _tried(own_sums)
     everyone = ranks.agree(
         problem,
         sample=list(own.shape[1:]),
@@ -362,10 +353,9 @@ def streamed_label_alignment(
         rows_=len(own),
         classes_=int(marks.max()) + 1 if len(marks) else 0,
     )
-    rows = [facts["rows_"] for facts in everyone]
-    if sum(rows) == 0:
-        raise ValueError(f"{op}: x must have at least one sample on some rank, got 0 on all")
-    assert sums is not None  # noqa: S101 - else there was a problem
+    rows = _rows_of_each(op, everyone)
+    assert found is not None  # noqa: S101 - else there was a problem
+    sums, size = found
     for met in ranks.meetings([own, marks], rows):
         part = KernelSums.of(model, own[met.mine], marks[met.mine], (met.held[0], met.held[1]), params, size)
         take = [sums.over_cols.new_empty(met.given.stop - met.given.start)]

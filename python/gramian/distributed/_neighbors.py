@@ -27,10 +27,13 @@ __all__ = [
     "knn",
     "meetings",
     "merge",
+    "pieces_of",
     "problem_of",
     "search",
     "starts_of",
 ]
+
+_PIECE = 8192  # rows
 
 
 def problem_of(name: str, x: Tensor) -> str | None:
@@ -48,6 +51,11 @@ def problem_of(name: str, x: Tensor) -> str | None:
 def starts_of(rows: Sequence[int]) -> list[int]:
     """Return the index of the first row of each rank, and their number."""
     return [sum(rows[:rank]) for rank in range(len(rows) + 1)]
+
+
+def pieces_of(rows: Sequence[int]) -> int:
+    """Return in how many pieces shards travel: of a few thousand rows, so that what a search does for each row costs little."""
+    return 2 * max(1, -(-max(rows) // (2 * _PIECE)))
 
 
 def fill(near: Neighbors, k: int, start: int, *, largest: bool) -> Neighbors:
@@ -99,12 +107,22 @@ def meetings(
 ) -> Iterator[Part]:
     """Yield, for this rank's rows, their neighbours among the rows of every other rank (``causal``: of every lower one).
 
-    ``lists``: where those of lower and those of higher ranks go. What lies farther than their last ones does not come.
+    ``lists``: where those of lower and those of higher ranks go. What lies farther than their last ones does not come. What another
+    rank finds travels while this one goes on with the next piece.
     """
     starts, here, largest = starts_of(rows), ranks.rank, metric == "ip"
     wide = torch.promote_types(x.dtype, torch.float32)
     lower, higher = lists
     of_all = [torch.split(ranks.gather_rows(near.distances[:, -1].contiguous(), rows), list(rows)) for near in lists]
+    coming: tuple[Meeting, list[Tensor], list[dist.Work]] | None = None
+
+    def arrived() -> Iterator[Part]:
+        if coming is not None:
+            met, take, works = coming
+            ranks.wait(works, met.owner, met.giver)
+            if take:
+                yield Part(met.giver, met.given, Neighbors(*take))
+
     for met in met_by:
         low = met.owner < here
         forth, back = _meet(
@@ -116,18 +134,17 @@ def meetings(
             forth=not causal or low,
             back=not causal or not low,
         )
+        yield from arrived()
         give, take = [], []
         if back is not None:
             give = [t.contiguous() for t in fill(back, k, starts[here] + met.mine.start, largest=largest)]
         if not causal or met.giver < here:
             shape = (met.given.stop - met.given.start, k)
             take = [x.new_empty(shape, dtype=wide), x.new_empty(shape, dtype=torch.int64)]
-        waiting = ranks.exchange(give, met.owner, take, met.giver)
+        coming = met, take, ranks.exchange(give, met.owner, take, met.giver)
         if forth is not None:
             yield Part(met.owner, met.mine, fill(forth, k, starts[met.owner] + met.theirs.start, largest=largest))
-        ranks.wait(waiting, met.owner, met.giver)
-        if take:
-            yield Part(met.giver, met.given, Neighbors(*take))
+    yield from arrived()
 
 
 def _meet(
@@ -176,7 +193,8 @@ def knn(
 
     Cost:
         On each of ``R`` ranks ``n^2 d / R`` flops (``2 n m d / R`` with ``y``); ``n d / 2`` numbers sent, ``n`` distances, and ``n k / 2`` distances
-        and indices (``m d`` with ``y``). Memory: three shards, and lists. `knn_cost` says how long that takes.
+        and indices (``m d`` with ``y``). Memory: lists, and of the others' rows two pieces of some 8,000 on two or three ranks, a shard and
+        a piece on more (with ``y`` two shards). `knn_cost` says how long that takes.
 
     Accuracy:
         That of `gramian.neighbors.knn`; equal distances are ordered by the lower index whatever the number of ranks.
@@ -235,12 +253,10 @@ def _mismatch(x: Tensor, y: Tensor) -> str | None:
 
 
 def in_base(ranks: Ranks, x: Tensor, k: int, y: Tensor, metric: str, rows: Sequence[int]) -> Neighbors:
-    starts = starts_of(rows)
-    found: Neighbors | None = None
-    for owner, (part,) in ranks.ring([y], rows, ranks.size):
-        near = search(x, k, part, metric, starts[owner])
-        found = near if found is None else merge(found, near, k, largest=metric == "ip")
-    assert found is not None  # noqa: S101 - a ring has at least this rank
+    starts, arriving = starts_of(rows), ranks.ring([y], rows, ranks.size - 1)
+    found = search(x, k, y, metric, starts[ranks.rank])
+    for owner, _, (part,) in arriving:
+        found = merge(found, search(x, k, part, metric, starts[owner]), k, largest=metric == "ip")
     return found
 
 
@@ -248,7 +264,7 @@ def among_themselves(
     ranks: Ranks, x: Tensor, k: int, metric: str, rows: Sequence[int], *, exclude_self: bool, causal: bool
 ) -> Neighbors:
     largest, start = metric == "ip", starts_of(rows)[ranks.rank]
-    met_by = ranks.meetings([x], rows)
+    met_by = ranks.meetings([x], rows, pieces_of(rows))
     here = min(k, len(x) - (exclude_self or causal))
     if here < 1:
         found = search(x, k, x[:0], metric, start)

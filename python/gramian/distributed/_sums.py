@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import chain
 from typing import TYPE_CHECKING, Literal
 
 import torch
@@ -10,6 +11,7 @@ from torch import Tensor
 from gramian import spectra
 from gramian.ensemble._decomposition import _FOLDED, _Set
 
+from ._neighbors import pieces_of
 from ._ranks import Ranks, digest, rows_of
 
 if TYPE_CHECKING:
@@ -32,7 +34,7 @@ def kernel_sum(
 ) -> Tensor:
     r"""Sum of kernels, :math:`s_i = \sum_j \phi(|x_i - y_j| / h) \, v_j`, over rows that are spread over ranks.
 
-    The rows ``y`` and their values travel round a ring, each shard on its way while the one before is summed.
+    The rows ``y`` and their values travel round a ring, each piece of a shard on its way while the one before is summed.
 
     Args:
         x: ``[n_r, d]``, this rank's rows, float32 or float64; any number, also none. Or a DTensor sharded by rows.
@@ -50,7 +52,7 @@ def kernel_sum(
         RankError: a rank died or was silent for longer than the group's timeout.
 
     Cost:
-        That of `gramian.spectra.kernel_sum` over the number of ranks; ``m (d + c)`` numbers sent. Memory: three shards of ``y``.
+        That of `gramian.spectra.kernel_sum` over the number of ranks; ``m (d + c)`` numbers sent. Memory: two shards of ``y``.
 
     Accuracy:
         That of `gramian.spectra.kernel_sum`; sums of shards are added in float64, from this rank's on.
@@ -89,7 +91,9 @@ def kernel_sum(
         y_=len(other),
     )
     sums = torch.zeros((len(own), *v.shape[1:]), dtype=torch.float64, device=own.device)
-    for _, (part, weights) in ranks.ring([other, v], [facts["y_"] for facts in everyone], ranks.size):
+    rows = [facts["y_"] for facts in everyone]
+    arriving = ranks.ring([other, v], rows, ranks.size - 1, pieces_of(rows))
+    for part, weights in chain([(other, v)], (held for *_, held in arriving)):
         if len(own) and len(part):
             sums += spectra.kernel_sum(own, part, weights, kernel=kernel, bandwidth=bandwidth)
     ranks.finish()

@@ -35,19 +35,41 @@ def differentiable() -> Iterator[None]:
         torch.backends.mha.set_fastpath_enabled(fast)
 
 
+def samples_at_a_time(op: str, block_size: int | None) -> int:
+    if block_size is not None and block_size < 1:
+        raise ValueError(f"{op}: block_size must be at least 1, got {block_size}")
+    return _BLOCK if block_size is None else block_size
+
+
+def most_products(op: str, k: int, size: int, max_iter: int | None) -> int:
+    """Return how many steps Lanczos may take to k of so many eigenpairs."""
+    if not 1 <= k <= size:
+        raise ValueError(f"{op}: k must be from 1 to n c = {size}, got {k}")
+    most = min(size, 10 * k + 100 if max_iter is None else max_iter)
+    if most < k:
+        raise ValueError(f"{op}: max_iter must be at least k = {k}, got {max_iter}")
+    return most
+
+
+def check_labels(op: str, labels: Tensor, n: int) -> None:
+    if labels.shape != (n,) or labels.is_floating_point() or labels.is_complex():
+        raise ValueError(
+            f"{op}: labels must be [n] integers with n = {n} like x, got shape {tuple(labels.shape)} {labels.dtype}"
+        )
+
+
 class _Operator:
     """v -> K v by a backward and a forward derivative of the network, a block of samples at a time."""
 
     def __init__(
         self, op: str, model: nn.Module, x: Tensor, params: Sequence[str] | None, block_size: int | None
     ) -> None:
-        if block_size is not None and block_size < 1:
-            raise ValueError(f"{op}: block_size must be at least 1, got {block_size}")
+        size = samples_at_a_time(op, block_size)
         if len(x) == 0:
             raise ValueError(f"{op}: x must have at least one sample, got 0")
         check(model)
         wanted = set(selected(model, params).values())
-        self.model, self.blocks = model, torch.split(x, block_size or _BLOCK)
+        self.model, self.blocks = model, torch.split(x, size)
         everything = {name: p.detach() for name, p in model.named_parameters()}
         self.weights = {name: p for name, p in everything.items() if name in wanted}
         self.fixed = {name: p for name, p in everything.items() if name not in wanted}
@@ -187,11 +209,7 @@ def ntk_top(
     op = "ntk_top"
     operator = _Operator(op, model, x, params, block_size)
     size = operator.shape[0] * operator.shape[1]
-    if not 1 <= k <= size:
-        raise ValueError(f"{op}: k must be from 1 to n c = {size}, got {k}")
-    most = min(size, 10 * k + 100 if max_iter is None else max_iter)
-    if most < k:
-        raise ValueError(f"{op}: max_iter must be at least k = {k}, got {max_iter}")
+    most = most_products(op, k, size, max_iter)
 
     def product(q: Tensor) -> Tensor:
         return operator(q.to(operator.dtype).view(operator.shape)).flatten().double()
@@ -244,13 +262,12 @@ def ntk_diagonal(
         tensor([[6.],
                 [1.]])
     """
-    if block_size is not None and block_size < 1:
-        raise ValueError(f"ntk_diagonal: block_size must be at least 1, got {block_size}")
+    size = samples_at_a_time("ntk_diagonal", block_size)
     if len(x) == 0:
         raise ValueError("ntk_diagonal: x must have at least one sample, got 0")
     blocks = [
         torch.stack([_squares(f) for f in factors_of(record(model, block, "full", params))]).sum(0)
-        for block in torch.split(x, block_size or _BLOCK)
+        for block in torch.split(x, size)
     ]
     return torch.cat(blocks)
 
@@ -353,13 +370,8 @@ def streamed_label_alignment(
     """
     op = "streamed_label_alignment"
     n = len(x)
-    if labels.shape != (n,) or labels.is_floating_point() or labels.is_complex():
-        raise ValueError(
-            f"{op}: labels must be [n] integers with n = {n} like x, got shape {tuple(labels.shape)} {labels.dtype}"
-        )
-    size = _BLOCK if block_size is None else block_size
-    if size < 1:
-        raise ValueError(f"{op}: block_size must be at least 1, got {block_size}")
+    check_labels(op, labels, n)
+    size = samples_at_a_time(op, block_size)
     sums = KernelSums.of(model, x, labels, None, params, size, progress=progress)
     counts = torch.bincount(labels - labels.min()).double()
     return aligned(sums, counts[labels - labels.min()], n, centered=centered)
