@@ -15,7 +15,8 @@ from ._linearize import Linearized, linearize
 from ._ops import Gradients, jtj, jvp, vjp
 from ._particles import particle_flow, transport_bound
 from ._search import SingularValues
-from ._sigma import op_sigma, sensitivities, sigma
+from ._sensitivities import sensitivities
+from ._sigma import op_sigma, sigma
 
 __all__ = [
     "Contraction",

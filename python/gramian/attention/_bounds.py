@@ -9,12 +9,10 @@ import torch
 from torch import Tensor, nn
 
 from ._ops import Kind, is_l2
-from ._tokens import read
+from ._tokens import probabilities, read
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-
-_ROWS = 128  # of probabilities at a time
 
 
 def _norm(x: Tensor) -> Tensor:
@@ -70,18 +68,8 @@ def _read(
 
 
 def _probabilities(at: _Layer, *, is_causal: bool, l2: bool = False) -> Iterator[tuple[slice, Tensor]]:
-    """Blocks of rows ``[batch, heads, rows, n]``; a row that sees nothing or is padding has none."""
-    batch, _, n, _ = at.q.shape
-    for first in range(0, n, _ROWS):
-        rows = slice(first, first + _ROWS)
-        scores = (2 * at.c if l2 else at.c) * at.q[:, :, rows] @ at.k.mT
-        if l2:
-            scores = scores - at.c * at.k.square().sum(3)[:, :, None]
-        allowed = torch.ones(scores.shape[2:], dtype=torch.bool, device=scores.device)
-        allowed = (allowed.tril(first) if is_causal else allowed)[None, None]
-        if at.seen is not None:
-            allowed = allowed & at.seen.expand(batch, -1, n, n)[:, :, rows]
-        p = scores.masked_fill(~allowed, -torch.inf).softmax(3).masked_fill(~allowed.any(3, keepdim=True), 0)
+    """As `probabilities`; padding has none."""
+    for rows, p in probabilities(at.q, at.k, at.c, at.seen, is_causal=is_causal, l2=l2):
         yield rows, p * at.there[:, :, rows]
 
 

@@ -1,9 +1,9 @@
-"""The largest singular values of operators of which only products are known: Golub-Kahan-Lanczos and power iteration."""
+"""The largest singular values of operators of which only products are known: Lanczos, Golub-Kahan and power iteration."""
 
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Literal, NamedTuple
+from typing import TYPE_CHECKING, Literal, NamedTuple, TypeAlias
 
 import torch
 from torch import Tensor
@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 Method = Literal["lanczos", "power"]
+Product: TypeAlias = "Callable[[Tensor], Tensor]"
 
 _FAILURE = 1e-3  # probability that the probable bound does not hold
 _STEPS_AHEAD = 8  # that a GPU is given before the host waits for it
@@ -33,6 +34,12 @@ class SingularValues(NamedTuple):
     converged: Tensor
     left: Tensor | None
     right: Tensor | None
+
+
+def _wide_dot(x: Tensor, y: Tensor) -> Tensor:
+    """Inner products ``[batch, 1]`` in float64."""
+    products: Tensor = (x * y).sum(1, keepdim=True, dtype=torch.float64)
+    return products
 
 
 def _wide_norm(x: Tensor) -> Tensor:
@@ -121,13 +128,42 @@ def _is_looked_at(step: int, last: int, device: torch.device) -> bool:
     return device.type == "cpu" or step % _STEPS_AHEAD == 0 or step == last
 
 
-def _lanczos(
-    forward: Callable[[Tensor], Tensor],
-    transpose: Callable[[Tensor], Tensor],
-    start: Tensor,
-    search: _Search,
-    max_iter: int,
-) -> Tensor:
+def _lanczos(square: Product, start: Tensor, search: _Search, max_iter: int) -> Tensor:
+    """Tridiagonalisation of ``JᵀJ``; returns the right singular vector ``[batch, 1, size]``.
+
+    It is the square of what Golub and Kahan's steps find, ``T = BᵀB``, by one product instead of two. Rounding is relative to the
+    square of the largest value: nothing for the largest, too much for small ones.
+    """
+    batch, eps = start.shape[0], torch.finfo(start.dtype).eps
+    right = _Basis(start)
+    right.append(_unit(start, _wide_norm(start)[:, None]))
+    diagonal, beyond = (start.new_empty(batch, max_iter, dtype=torch.float64) for _ in range(2))
+    largest = start.new_zeros(batch, 1, dtype=torch.float64)
+    modes = torch.zeros(batch, 1, 1, dtype=torch.float64, device="cpu")
+    for step in range(max_iter):
+        v = right.rows[:, -1]
+        w = square(v)
+        largest = torch.maximum(largest, _wide_norm(w)[:, None])
+        along = _wide_dot(v, w)
+        w, beta = right.apart(torch.addcmul(w, along.to(w), v, value=-1))
+        beta = torch.where(beta <= 8 * eps * largest, 0, beta)
+        diagonal[:, step], beyond[:, step] = along[:, 0], beta[:, 0]
+        if _is_looked_at(step + 1, max_iter, start.device):
+            a, b = torch.stack([diagonal[:, : step + 1], beyond[:, : step + 1]]).cpu()
+            finite = (a + b).isfinite().all(1, keepdim=True)
+            off = b[:, :-1].diag_embed(1)
+            matrix = a.diag_embed() + off + off.mT
+            squares, modes = torch.linalg.eigh(torch.where(matrix.isfinite(), matrix, 0))
+            sigma = torch.where(finite, squares[:, -1:].clamp(min=0).sqrt(), math.nan)
+            apart = torch.where(sigma == 0, 0, b[:, -1:] * modes[:, -1, -1:].abs() / sigma)
+            if search.update(step + 1, sigma, apart, b[:, -1] == 0):
+                break
+        if step + 1 < max_iter:
+            right.append(_unit(w, beta))
+    return modes[:, :, -1:].mT.to(start) @ right.rows
+
+
+def _golub_kahan(forward: Product, transpose: Product, start: Tensor, search: _Search, max_iter: int) -> Tensor:
     """Golub-Kahan bidiagonalisation; returns right singular vectors ``[batch, top, size]``.
 
     The right basis is kept orthogonal by hand, and with it the left one as far as it counts: of ``J V = U B`` the part in which
@@ -164,23 +200,18 @@ def _lanczos(
     return q[:, : search.top].to(start) @ right.rows
 
 
-def _power(
-    forward: Callable[[Tensor], Tensor],
-    transpose: Callable[[Tensor], Tensor],
-    start: Tensor,
-    search: _Search,
-    max_iter: int,
-) -> Tensor:
-    """Power iteration on the product with the transpose; residuals from that product, over sigma."""
+def _power(square: Product, start: Tensor, search: _Search, max_iter: int) -> Tensor:
+    """Power iteration on ``JᵀJ``; residuals from that product, over sigma."""
     right = _unit(start, _wide_norm(start)[:, None])
     for step in range(max_iter):
-        u = forward(right)
-        sigma = _wide_norm(u)[:, None]
-        w = transpose(_unit(u, sigma))
-        residual = _wide_norm(torch.addcmul(w, sigma.to(w), right, value=-1))[:, None]
+        w = square(right)
+        along = _wide_dot(right, w)
+        apart = _wide_norm(torch.addcmul(w, along.to(w), right, value=-1))[:, None]
         if _is_looked_at(step + 1, max_iter, start.device):
-            found, apart = torch.stack([sigma, residual]).cpu()
-            if search.update(step + 1, found, apart, (found == 0)[:, 0]) or step + 1 == max_iter:
+            found, residual = torch.stack([along, apart]).cpu()
+            found = found.clamp(min=0).sqrt()
+            residual = torch.where(found == 0, 0, residual / found)
+            if search.update(step + 1, found, residual, (found == 0)[:, 0]) or step + 1 == max_iter:
                 break
         size = _wide_norm(w)[:, None]
         right = torch.where(size > 0, _unit(w, size), right)
@@ -189,16 +220,19 @@ def _power(
 
 def solve(
     op: str,
-    forward: Callable[[Tensor], Tensor],
-    transpose: Callable[[Tensor], Tensor],
+    square: Product,
     start: Tensor,
     *,
-    method: str,
-    top: int,
+    halves: tuple[Product, Product] | None = None,
+    method: str = "lanczos",
+    top: int = 1,
     tol: float,
     max_iter: int,
 ) -> tuple[_Search, Tensor]:
-    """The search when it is over, and right singular vectors ``[batch, top, size]``."""
+    """The search when it is over, and right singular vectors ``[batch, top, size]``.
+
+    ``square`` multiplies directions ``[batch, size]`` with ``JᵀJ``; for ``top > 1``, ``halves`` do with ``J`` and ``Jᵀ``.
+    """
     if method not in ("lanczos", "power"):
         raise ValueError(f"{op}: method must be 'lanczos' or 'power', got {method!r}")
     if top < 1 or (method == "power" and top != 1):
@@ -212,7 +246,9 @@ def solve(
         raise ValueError(f"{op}: tol must be 0 or more, got {tol}")
     search = _Search(start.shape[0], top, tol, start.dtype, method)
     steps = min(max_iter, start.shape[1]) if method == "lanczos" else max_iter
-    return search, (_lanczos if method == "lanczos" else _power)(forward, transpose, start, search, steps)
+    if top > 1 and halves is not None:
+        return search, _golub_kahan(*halves, start, search, steps)
+    return search, (_lanczos if method == "lanczos" else _power)(square, start, search, steps)
 
 
 def left_vectors(forward: Callable[[Tensor], Tensor], right: Tensor) -> Tensor:

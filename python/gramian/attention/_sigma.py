@@ -2,20 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
-
 import torch
 from torch import Tensor
 
 from ._linearize import linearize
-from ._ops import Kind, four, is_l2
+from ._ops import Gradients, Kind, four, is_l2
 from ._search import Method, SingularValues, left_vectors, random_start, result, solve
 from ._tokens import read, split
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-_TOGETHER = 1 << 22  # numbers of tokens that sensitivities works on at a time
 
 
 def _of_layer(
@@ -42,9 +35,8 @@ def _of_layer(
     max_iter: int,
     seed: int,
     vectors: bool = False,
-    only: Tensor | None = None,
 ) -> SingularValues:
-    """`sigma` of ``x`` ``[batch, n, D]``; of each element with respect to the one token that ``only`` names."""
+    """`sigma` of ``x`` ``[batch, n, D]``."""
     is_l2(op, kind)
     q, k, v, seen, there = read(op, x, wq, wk, wv, wo, (bq, bk, bv), heads, mask, key_padding_mask)
     at = linearize(q, k, v, mask=seen, is_causal=is_causal, scale=scale, kind=kind)
@@ -55,25 +47,39 @@ def _of_layer(
     inner = x.new_empty(batch, n, sum(widths))  # gradients by q, k and v side by side
     by_inner = [split(part, heads) for part in torch.split(inner, widths, 2)]
 
-    own = torch.arange(batch, device=x.device)
-    size = n * width if only is None else width
+    mix = None if wo is None else wo @ wo.mT
+
+    def directions(dx: Tensor) -> list[Tensor]:
+        return [split(part, heads) for part in torch.split(dx.view(batch, n, width) @ w_in, widths, 2)]
+
+    def by_tokens(parts: Gradients) -> Tensor:
+        for columns, part in zip(by_inner, parts, strict=True):
+            columns.copy_(part)
+        return (inner @ w_in.mT).reshape(batch, -1)
 
     def forward(dx: Tensor) -> Tensor:
-        dx = dx.view(batch, n, width) if only is None else x.new_zeros(x.shape).index_put((own, only), dx)
-        out = at.jvp(*(split(part, heads) for part in torch.split(dx @ w_in, widths, 2))).transpose(1, 2).flatten(2)
+        out = at.jvp(*directions(dx)).transpose(1, 2).flatten(2)
         out = out if wo is None else out @ wo
         return (out if hidden is None else out.masked_fill(hidden, 0)).reshape(batch, -1)
 
     def transpose(g: Tensor) -> Tensor:
         g = g.view(batch, n, -1)
         g = g if hidden is None else g.masked_fill(hidden, 0)
-        for columns, part in zip(by_inner, at.vjp(split(g if wo is None else g @ wo.mT, heads)), strict=True):
-            columns.copy_(part)
-        gx = inner @ w_in.mT
-        return gx[own, only] if only is not None else gx.reshape(batch, -1)
+        return by_tokens(at.vjp(split(g if wo is None else g @ wo.mT, heads)))
 
+    def square(dx: Tensor) -> Tensor:
+        return transpose(forward(dx)) if hidden is not None else by_tokens(at.jtj(*directions(dx), mix=mix))
+
+    size = n * width
     search, right = solve(
-        op, forward, transpose, random_start(batch, size, x, seed), method=method, top=top, tol=tol, max_iter=max_iter
+        op,
+        square,
+        random_start(batch, size, x, seed),
+        halves=(forward, transpose),
+        method=method,
+        top=top,
+        tol=tol,
+        max_iter=max_iter,
     )
     return result(
         search,
@@ -132,7 +138,8 @@ def sigma(
         scale: ``c`` of the scores; None: ``1 / sqrt(d)``.
         kind: ``"dot"`` or ``"l2"``.
         padded_rows: count the output rows of padded tokens as well. They are left out by default; the numbers differ.
-        method: ``"lanczos"``: Golub-Kahan-Lanczos with reorthogonalisation; ``"power"``: power iteration on ``JᵀJ``.
+        method: ``"lanczos"``: Golub-Kahan-Lanczos with reorthogonalisation, for ``top = 1`` by products with ``JᵀJ``, one pass over the
+            probabilities each; ``"power"``: power iteration on ``JᵀJ``.
         top: how many singular values, largest first (1 with ``"power"``). A multiple one counts once.
         tol: stop when every residual is at most ``tol`` times its value.
         max_iter: products with ``J`` and with its transpose at most.
@@ -261,103 +268,23 @@ def op_sigma(
     sizes = [x[0, 0].numel() for x in every]
     at = linearize(*every, mask=mask, is_causal=is_causal, scale=scale, kind=kind)
 
-    def forward(direction: Tensor) -> Tensor:
-        parts = [part.reshape(shape) for part, shape in zip(torch.split(direction, sizes, 1), shapes, strict=True)]
-        return at.jvp(*parts).reshape(units, -1)
+    def split_up(direction: Tensor) -> list[Tensor]:
+        return [part.reshape(shape) for part, shape in zip(torch.split(direction, sizes, 1), shapes, strict=True)]
 
-    def transpose(g: Tensor) -> Tensor:
-        out = g.view(*shapes[0][:3], shapes[2][3])
-        return torch.cat([part.reshape(units, -1) for part in at.vjp(out)], 1)
+    def joined(parts: Gradients) -> Tensor:
+        return torch.cat([part.reshape(units, -1) for part in parts], 1)
 
     search, _ = solve(
         op,
-        forward,
-        transpose,
+        lambda direction: joined(at.jtj(*split_up(direction))),
         random_start(units, sum(sizes), q, seed),
+        halves=(
+            lambda direction: at.jvp(*split_up(direction)).reshape(units, -1),
+            lambda g: joined(at.vjp(g.view(*shapes[0][:3], shapes[2][3]))),
+        ),
         method=method,
         top=top,
         tol=tol,
         max_iter=max_iter,
     )
     return result(search, None, None, q, tuple(q.shape[:-2]), sum(sizes))
-
-
-@torch.no_grad()
-def sensitivities(
-    x: Tensor,
-    wq: Tensor,
-    wk: Tensor,
-    wv: Tensor,
-    wo: Tensor | None = None,
-    *,
-    tokens: Sequence[int] | None = None,
-    tol: float = 1e-3,
-    max_iter: int = 50,
-    seed: int = 0,
-    **options: Any,
-) -> SingularValues:
-    r"""How much each token by itself can move the output: :math:`\sigma_1(\partial Y / \partial x_k)`.
-
-    Args:
-        x: ``[n, D]`` tokens, float32 or float64.
-        wq: see `sigma`, like all others.
-        wk: see `sigma`.
-        wv: see `sigma`.
-        wo: see `sigma`.
-        tokens: which tokens ``k``; None: all.
-        tol: see `sigma`.
-        max_iter: see `sigma`.
-        seed: see `sigma`.
-        options: ``bq``, ``bk``, ``heads``, ``mask`` without batch axes, ``is_causal``, ``scale`` and ``kind`` of `sigma`.
-
-    Returns:
-        `SingularValues` of the tokens ``[len(tokens)]``, without vectors. None exceeds `sigma`, and their squares sum to at least
-        its square.
-
-    Raises:
-        ValueError: as `sigma`; ``x`` that is not ``[n, D]``; a token out of range.
-
-    Cost:
-        As `sigma` of a batch of ``len(tokens)``: ``O(n³ D)`` an iteration for all. For short inputs, or for the tokens that matter.
-
-    Accuracy:
-        As `sigma`.
-
-    Not differentiable: computed without recording.
-
-    References:
-        Replacing a token: arXiv:2102.05628.
-
-    Example:
-        >>> x, eye = torch.ones(4, 2), torch.eye(2)  # equal tokens: each holds a quarter of every output
-        >>> sensitivities(x, eye, eye, eye).sigma
-        tensor([0.5000, 0.5000, 0.5000, 0.5000])
-    """
-    op = "attention.sensitivities"
-    if x.dim() != 2 or 0 in x.shape:
-        raise ValueError(f"{op}: x must be [n, D] and not empty, got shape {tuple(x.shape)}")
-    n = x.shape[0]
-    chosen = list(range(n)) if tokens is None else list(tokens)
-    if not chosen or not all(0 <= token < n for token in chosen):
-        raise ValueError(f"{op}: tokens must be some of 0 to {n - 1}, got {chosen}")
-    count = max(1, _TOGETHER // (n * x.shape[1]))
-    found = []
-    for first in range(0, len(chosen), count):
-        only = torch.tensor(chosen[first : first + count], device=x.device)
-        found.append(
-            _of_layer(
-                op,
-                x.expand(len(only), *x.shape),
-                wq,
-                wk,
-                wv,
-                wo,
-                only=only,
-                tol=tol,
-                max_iter=max_iter,
-                seed=seed,
-                **options,
-            )
-        )
-    parts = zip(*(one[:5] for one in found), strict=True)
-    return SingularValues._make([*(torch.cat(part) for part in parts), None, None])

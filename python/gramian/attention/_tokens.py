@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 from torch import Tensor
 
 from ._ops import four
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+_ROWS = 128  # of probabilities at a time
 
 
 class Heads(NamedTuple):
@@ -68,3 +73,20 @@ def read(
     projected = (x @ w if b is None else x @ w + b for w, b in zip((wq, wk, wv), biases, strict=True))
     q, k, v = (split(y, heads) for y in projected)
     return Heads(q, k, v, seen, there)
+
+
+def probabilities(
+    q: Tensor, k: Tensor, c: float, seen: Tensor | None, *, is_causal: bool, l2: bool
+) -> Iterator[tuple[slice, Tensor]]:
+    """Blocks of rows ``[batch, heads, rows, n]``, and which rows; a row that sees nothing has none."""
+    batch, _, n, _ = q.shape
+    for first in range(0, n, _ROWS):
+        rows = slice(first, min(n, first + _ROWS))
+        scores = (2 * c if l2 else c) * q[:, :, rows] @ k.mT
+        if l2:
+            scores = scores - c * k.square().sum(3)[:, :, None]
+        allowed = torch.ones(scores.shape[2:], dtype=torch.bool, device=scores.device)
+        allowed = (allowed.tril(first) if is_causal else allowed)[None, None]
+        if seen is not None:
+            allowed = allowed & seen.expand(batch, -1, n, n)[:, :, rows]
+        yield rows, scores.masked_fill(~allowed, -torch.inf).softmax(3).masked_fill(~allowed.any(3, keepdim=True), 0)

@@ -107,8 +107,10 @@ class _Set:
         self.squares = torch.zeros(n, dtype=torch.float64, device=device)
 
 
-# What of a set enters the decomposition, summed over sets: `deviation` [n, c] of the set's mean from the target, the rest [n].
-_FOLDED = ("deviation", "norm", "within", "within_unbiased", "within_of_mean", "cost", "cross")
+# What of a set enters the decomposition, summed over sets: `deviation` [n, c] of the set's central prediction from the target, and [n]:
+# `norm`, its square; `within`, the variance over seeds, and `apart`, its unbiased estimate. For cross-entropy `deviation` is the
+# logarithm of the central prediction, `norm` the whole loss and `within` what averaging costs.
+_FOLDED = ("deviation", "norm", "within", "apart")
 
 
 class BiasVariance:
@@ -227,7 +229,8 @@ class BiasVariance:
             raise ValueError(f"BiasVariance: training_set must be open, got {training_set}")
         one = self._sets.pop(training_set)
         self._closed[training_set] = one.seeds
-        self._add(self._folded, self._fold(one))
+        self._folded = self._folded or self._nothing()
+        self._fold(one, self._folded)
 
     def merge(self, other: BiasVariance) -> None:
         """Add all that another accumulator of the same target and loss has seen.
@@ -249,7 +252,10 @@ class BiasVariance:
             one.sums += theirs.sums
             one.squares += theirs.squares
         self._closed |= other._closed
-        self._add(self._folded, other._folded)
+        if other._folded:
+            self._folded = self._folded or self._nothing()
+            for name, part in other._folded.items():
+                self._folded[name] += part
 
     def state_dict(self) -> dict[str, Any]:
         """Return all that was accumulated, for ``torch.save``. Tensors are not copied."""
@@ -271,32 +277,34 @@ class BiasVariance:
         self._closed = dict(state["closed"])
         self._folded = {key: part.clone() for key, part in state["folded"].items()}
 
-    @staticmethod
-    def _add(total: dict[str, Tensor], parts: dict[str, Tensor]) -> None:
-        for key, part in parts.items():
-            if key in total:
-                total[key] += part
-            else:
-                total[key] = part.clone()
+    def _nothing(self) -> dict[str, Tensor]:
+        """Sums over no sets."""
+        n, c = self.target.shape
+        one = _Set(n, c, self.target.device)
+        return dict(zip(_FOLDED, (one.sums, one.squares, one.squares.clone(), one.squares.clone()), strict=True))
 
-    def _fold(self, one: _Set) -> dict[str, Tensor]:
-        target, nothing = self.target, torch.zeros_like(one.squares)
-        mean = one.sums / one.seeds
+    def _fold(self, one: _Set, total: dict[str, Tensor]) -> None:
+        """Add a set to sums over sets."""
+        seeds = one.seeds
         if self.loss == "cross_entropy":
+            mean = one.sums / seeds
             cost = log_sum(mean)  # of the seeds' geometric mean: the set's part of the variance of optimisation
-            parts = (mean + cost[:, None], nothing, nothing, nothing, nothing, cost, cross(target, mean))
-            return dict(zip(_FOLDED, parts, strict=True))
-        # Of votes the squares are the counts, and the whole loss is half the squared one.
-        squares = one.squares if self.loss != "zero_one" else nothing + one.seeds
-        norm = torch.linalg.vector_norm(mean, dim=1).square()
-        within = (squares - one.seeds * norm).clamp_min(0)  # NaN stays
-        deviation = mean
-        if self.loss == "zero_one":
-            deviation = mean - target
-            norm = deviation.square().sum(1)
-        apart = within / (one.seeds - 1) if one.seeds > 1 else nothing + torch.nan
-        parts = (deviation, norm, within / one.seeds, apart, apart / one.seeds, nothing, nothing)
-        return dict(zip(_FOLDED, parts, strict=True))
+            total["deviation"] += mean + cost[:, None]
+            total["norm"] += cross(self.target, mean)
+            total["within"] += cost
+            return
+        total["deviation"].add_(one.sums, alpha=1 / seeds)
+        norm = torch.linalg.vector_norm(one.sums, dim=1).square_().mul_(1 / seeds**2)
+        if self.loss == "zero_one":  # of votes the squares are the counts, and the whole loss is half the squared one
+            total["deviation"] -= self.target
+            total["norm"] += (one.sums / seeds - self.target).square().sum(1)
+            within = 1 - norm
+        else:
+            total["norm"] += norm
+            within = norm.neg_().add_(one.squares, alpha=1 / seeds)
+        within.clamp_min_(0)  # NaN stays
+        total["within"] += within
+        total["apart"].add_(within, alpha=seeds / (seeds - 1) if seeds > 1 else torch.nan)
 
     def result(self, *, unbiased: bool = True, per_point: bool = False) -> Decomposition:
         """Decompose the error of what was seen so far.
@@ -322,28 +330,29 @@ class BiasVariance:
         seeds = self.seeds
         if not seeds:
             raise ValueError("BiasVariance: result must follow an update, got none")
-        folded = {key: part.clone() for key, part in self._folded.items()}
+        folded = {key: part.clone() for key, part in self._folded.items()} or self._nothing()
         for one in self._sets.values():
-            self._add(folded, self._fold(one))
+            self._fold(one, folded)
         sets, target = len(seeds), self.target.double()
         nan = torch.full_like(folded["norm"], torch.nan)
         main_bias = main_variance = nan
         if self.loss == "cross_entropy":
             mean = folded["deviation"] / sets
-            sampling, optimisation = log_sum(mean), folded["cost"] / sets
-            error, bias = folded["cross"] / sets, cross(target, mean + sampling[:, None])
+            sampling, optimisation = log_sum(mean), folded["within"] / sets
+            error, bias = folded["norm"] / sets, cross(target, mean + sampling[:, None])
             variance = optimisation + sampling
         else:
-            norm, between = folded["norm"] / sets, (folded["deviation"] / sets).square().sum(1)
-            error, bias = norm + folded["within"] / sets, between
-            optimisation, sampling = folded["within"] / sets, norm - between
+            bias = torch.linalg.vector_norm(folded["deviation"], dim=1).square_() / sets**2
+            optimisation, norm = folded["within"] / sets, folded["norm"] / sets
+            error, sampling = norm + optimisation, norm - bias
             if unbiased:
-                apart = sampling * sets / (sets - 1) if sets > 1 else nan
-                optimisation = folded["within_unbiased"] / sets
-                bias, sampling = bias - apart / sets, apart - folded["within_of_mean"] / sets
+                between = sampling * sets / (sets - 1) if sets > 1 else nan
+                bias = bias - between / sets
+                # Of a mean over I seeds the variance over seeds is 1 / I: the unbiased estimate less the plain one.
+                variance, sampling = between + optimisation, between - (folded["apart"] - folded["within"]) / sets
+                optimisation = folded["apart"] / sets
                 # What several sets with one seed each still tell is the whole.
-                variance = apart + (folded["within_unbiased"] - folded["within_of_mean"]) / sets
-                variance = apart if max(seeds.values()) == 1 else variance
+                variance = between if max(seeds.values()) == 1 else variance
             else:
                 variance = optimisation + sampling
             if self.loss == "zero_one":
@@ -364,7 +373,7 @@ class BiasVariance:
             missing = "one training set" if sets == 1 else "one seed"
             warnings.warn(f"BiasVariance: variance of {missing} is not defined, returned as NaN", NumericalWarning, 2)
         parts = Decomposition(error, bias, variance, optimisation, sampling, main_bias, main_variance)
-        return parts if per_point else Decomposition(*(part.mean() for part in parts))
+        return parts if per_point else Decomposition(*torch.stack(parts).mean(1))
 
 
 def whole_of(op: str, predictions: Tensor, target: Tensor, loss: str) -> Tensor:
