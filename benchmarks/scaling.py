@@ -126,14 +126,16 @@ def measure(rounds: int, shaped: float | None) -> dict[str, Any]:
         for _ in range(rounds):
             for ranks, team in teams.items():
                 seconds[ranks].append(max(team.ask(timed, function, *arguments)))
-        for ranks, team in teams.items():
-            growths = [growth for growth in team.ask(grown, function, *arguments) if growth is not None]
-            memory[ranks] = max(growths) if growths else None
+        for ranks in teams:
+            growth = _growth(ranks, function, key, arguments[1:])
+            memory[ranks] = None if growth is None else growth + 4 * N * D / ranks / 2**20
         alone = statistics.median(seconds[1])
         work = cost(1, link, 1.0).compute
         for ranks in teams:
             busy = max(1.0, ranks / machine.cores())  # ranks that share a core
-            model = cost(ranks, link, work / alone / busy)
+            # What shapes a loopback shapes all that goes through it: ranks share its rate.
+            between = Link(link.rate / ranks, link.latency) if shaped else link
+            model = cost(ranks, between, work / alone / busy)
             rows.append(
                 {
                     "work": name,
@@ -151,6 +153,18 @@ def measure(rounds: int, shaped: float | None) -> dict[str, Any]:
     return {"machine": facts, "torch": torch.__version__, "rows": rows}
 
 
+def _growth(
+    ranks: int, function: Callable[..., Any], key: tuple[int, int, int], arguments: tuple[Any, ...]
+) -> float | None:
+    """Return the MiB by which a call raises the peak of fresh ranks: later calls use again what earlier ones left behind."""
+    team, small = Team(ranks), (512, *key[1:])
+    for some in (small, key):
+        team.ask(bench_distributed._keep, *some, 0.3)
+    team.ask(function, small, *arguments)  # connections, lazy imports
+    growths = [growth for growth in team.ask(grown, function, key, *arguments) if growth is not None]
+    return max(growths) if growths else None
+
+
 def report(results: dict[str, Any]) -> str:
     """Return the table of a measurement."""
     facts = results["machine"]
@@ -159,7 +173,7 @@ def report(results: dict[str, Any]) -> str:
         f"{facts['cores']} cores, torch {results['torch']}, one thread a rank, median of {len(results['rows'][0]['rounds'])} rounds;",
         f"{where}: {8e-9 * facts['link_rate']:.1f} Gb/s, {1e6 * facts['link_latency']:.0f} us a message",
         "",
-        "| work | ranks | seconds | model | speed-up | sent by a rank, MB | memory of a rank, MiB |",
+        "| work | ranks | seconds | model | speed-up | sent by a rank, MB | memory of a rank with its rows, MiB |",
         "| --- | --- | --- | --- | --- | --- | --- |",
     ]
     for row in results["rows"]:

@@ -272,14 +272,17 @@ class Ranks:
         ]
         if not operations:
             return []
-        with self._talking(f"rank {to % self.size} or {source % self.size}", "began to exchange shards"):
+        with self._talking(self._either(to, source), "began to exchange shards"):
             return list(dist.batch_isend_irecv(operations))
 
     def wait(self, works: Sequence[dist.Work], to: int, source: int) -> None:
         """Wait for what `exchange` began."""
-        with self._talking(f"rank {to % self.size} or {source % self.size}", "exchanged shards"):
+        with self._talking(self._either(to, source), "exchanged shards"):
             for work in works:
                 work.wait()
+
+    def _either(self, *ranks: int) -> str:
+        return "rank " + " or ".join(dict.fromkeys(str(rank % self.size) for rank in ranks))
 
     def _global(self, rank: int) -> int:
         return dist.get_global_rank(self.group or dist.group.WORLD, rank % self.size)  # type: ignore[arg-type]
