@@ -16,6 +16,7 @@ from gramian import _C, _cuda, ensemble, spectra
 from gramian.attention import _search
 from tests.checks import LAYOUTS, refuses, wide
 from tests.cuda import DTYPES, MISSING, ROOT, build, rows
+from tests.ops import OPS
 from tests.reference import engine as reference
 
 
@@ -99,6 +100,52 @@ def test_a_result_that_cannot_be_allocated_is_a_memory_error(emulated):
         emulated("attention_jvp", q, v[..., :1], v, q, v[..., :1], v)
 
 
+# ---- CUDA graphs ----
+
+# The number of rounds, the size of a result or a table that the host makes depends on what is in the arguments.
+WAITING = {
+    "neighbors_kmeans",
+    "neighbors_kmeans_plus_plus",
+    "simplex_sixj",
+    "simplex_sixj_blocks",
+    "simplex_sixj_family",
+    "simplex_sixj_table",
+    "simplex_threej",
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", OPS)
+def test_an_op_can_be_captured_in_a_graph_or_says_that_it_cannot(call, name):
+    if not torch._C._dispatch_has_kernel(f"gramian_emulated::{name}"):
+        return  # an op of the CPU alone
+    arguments = OPS[name](torch.float32)
+    if name in WAITING:
+        with pytest.raises(RuntimeError, match="gramian: this op waits for the device, so a CUDA graph cannot capture"):
+            call.captured(name, *arguments)
+        return
+    again = OPS[name](torch.float32)
+    got, expected = call.captured(name, *arguments), call(name, *again)
+    torch.testing.assert_close([got, arguments], [expected, again], rtol=0, atol=0, equal_nan=True)
+
+
+@pytest.mark.slow
+def test_what_a_graph_cannot_refuse_shows_in_its_results(call):
+    x = rows(140, 3)
+    bad = x.index_fill(0, torch.tensor([130]), torch.nan)
+    reach, lost = torch.ones(140), torch.full((140,), torch.nan)
+    searches = [("knn", bad, 2), ("knn", x, 2, bad), ("assign", bad, x[:2]), ("assign", x, bad), ("knn_pass", bad, 2)]
+    searches += [("knn_both", x, x[:3], 1, "euclidean", lost, None), ("knn_both", x, x, 1, "ip", reach, lost)]
+    for name, *arguments in searches:
+        for t in call.captured(f"neighbors_{name}", *arguments):
+            assert (t == -1).all() if t.dtype == torch.int64 else t.isnan().all()
+    for arguments in [(bad, reach), (x, reach, bad), (x, lost)]:
+        assert (call.captured("neighbors_count_within", *arguments) == -1).all()
+    for shell in (5, -1):
+        modes = rows(2, 4, 3, 2), None, torch.full((3, 3), shell, dtype=torch.int32), 5, 1
+        assert call.captured("spectra_shells", *modes).isnan().all()
+
+
 # ---- The Python layers, which must leave tensors on their device: here meta, which nothing can be read from ----
 
 
@@ -149,18 +196,23 @@ def cuda_build(tmp_path_factory):
         tmp_path_factory.mktemp("cuda"),
         "_ops_cuda",
         "-DGRAMIAN_CUDA=on",
-        "-DCMAKE_CUDA_ARCHITECTURES=90",
         "-DCMAKE_CUDA_FLAGS=-Xptxas=-v",
     )
 
 
 @pytest.mark.slow
 def test_no_kernel_spills_registers(cuda_build):
-    kernels = re.findall(r"Function properties for (\S+)\n\s*(\d+) bytes stack frame, (\d+) bytes spill", cuda_build[1])
-    for source in ROOT.glob("csrc/*/*.cu"):  # every kernel was compiled
+    cache = (cuda_build[0].parent / "CMakeCache.txt").read_text(encoding="utf-8")
+    targets = set(re.findall(r"(\d+)-real", re.search(r"CMAKE_CUDA_ARCHITECTURES:STRING=(.*)", cache).group(1)))
+    assert targets == {"80", "90", "100"}
+    kernels = re.findall(
+        r"Compiling entry function '(\S+)' for 'sm_(\d+)'\n.*\n\s*(\d+) bytes stack frame, (\d+) bytes spill",
+        cuda_build[1],
+    )
+    for source in ROOT.glob("csrc/*/*.cu"):  # every kernel was compiled, for every architecture
         for kernel in re.findall(r"__global__ void[^{;]*?(\w+_kernel)\(", source.read_text(encoding="utf-8")):
-            assert any(kernel in name for name, *_ in kernels), kernel
-    assert [name for name, stack, spills in kernels if (stack, spills) != ("0", "0")] == []
+            assert {target for name, target, *_ in kernels if kernel in name} == targets, kernel
+    assert [entry for entry in kernels if entry[2:] != ("0", "0")] == []
 
 
 @pytest.mark.slow

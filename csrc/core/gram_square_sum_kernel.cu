@@ -17,11 +17,15 @@ __global__ void __launch_bounds__(kThreads) square_sum_kernel(Packed<T> x, Packe
   __shared__ double slots[kWarps];
   T* const ring = shared_memory<T>();
   const std::int64_t tiles = tile_count(Sweep::full, x.panels(), y.panels());
+  const std::int64_t mine = (tiles - blockIdx.x + gridDim.x - 1) / gridDim.x;
+  const auto panels_of = [&](std::int64_t t) {
+    const TilePair at = tile_at(Sweep::full, blockIdx.x + t * gridDim.x, x.panels(), y.panels());
+    return PanelPair<T>{x.panel(at.i), y.panel(at.j)};
+  };
   double sum = 0;
-  for (std::int64_t t = blockIdx.x; t < tiles; t += gridDim.x) {
-    const TilePair at = tile_at(Sweep::full, t, x.panels(), y.panels());
-    Tile tile;
-    multiply_tile(x, at.i, y, at.j, ring, tile);
+  Tile tile;
+  clear_tile(tile);
+  add_tiles(mine, static_cast<int>(x.depth / kSlab), panels_of, ring, tile, [&](std::int64_t) {
     GRAMIAN_UNROLL
     for (int i = 0; i < Tile::kRows; ++i) {
       T squares = 0;  // padding is zero, so the whole tile counts
@@ -29,7 +33,8 @@ __global__ void __launch_bounds__(kThreads) square_sum_kernel(Packed<T> x, Packe
       for (int j = 0; j < Tile::kCols; ++j) squares += tile.v[i][j] * tile.v[i][j];
       sum += static_cast<double>(squares);
     }
-  }
+    clear_tile(tile);
+  });
   sum = block_sum(sum, slots);
   if (threadIdx.x == 0) partial[blockIdx.x] = sum;
 }

@@ -186,8 +186,48 @@ GRAMIAN_DEVICE void clear_tile(Tile& tile) {
   for (int c = 0; c < Tile::kCols; ++c) tile.v[r][c] = 0;
 }
 
-// Adds the products of `slabs` slabs of two panels, transposed. All threads of the block; `ring` is kTileBytes of shared
-// memory, free again when the call returns.
+template <class T>
+struct PanelPair {
+  const T *x, *y;
+};
+
+// One tile after the other: to `tile` are added the products of the `slabs` slabs of panels_of(t), transposed; then visit(t). The
+// next tile's first slabs are on their way by then, so a visit must leave the ring alone. All threads of the block; `ring` is
+// kTileBytes of shared memory, free again when the call returns.
+template <class Tile, class PanelsOf, class Visit, class T = typename Tile::Value>
+GRAMIAN_DEVICE void add_tiles(std::int64_t tiles, int slabs, const PanelsOf& panels_of, T* ring, Tile& tile,
+                              const Visit& visit) {
+  std::int64_t next = 0;  // tile whose slab is fetched next, and where that stands
+  int next_slab = 0, next_stage = 0, stage = 0;
+  PanelPair<T> from{};
+  const auto fetch = [&] {
+    if (next < tiles && slabs > 0) {
+      if (next_slab == 0) from = panels_of(next);
+      fetch_slab(from.x, from.y, ring + next_stage * kStageValues<T>);
+      from.x += kSlab * kTile<T>, from.y += kSlab * kTile<T>;
+      if (++next_slab == slabs) next_slab = 0, ++next;
+      next_stage = next_stage + 1 == kStages ? 0 : next_stage + 1;
+    }
+    commit_copies();
+  };
+  GRAMIAN_UNROLL
+  for (int s = 0; s < kStages - 1; ++s) fetch();
+  for (std::int64_t t = 0; t < tiles; ++t) {
+    for (int s = 0; s < slabs; ++s) {
+      wait_for_copies<kStages - 2>();
+      __syncthreads();  // the slab is there for all, and all are done with the one before, whose place is filled next
+      fetch();
+      const T* const slab = ring + stage * kStageValues<T>;
+      tile.add_slab(slab, slab + kSlab * kRowStride<T>);
+      stage = stage + 1 == kStages ? 0 : stage + 1;
+    }
+    visit(t);
+  }
+  wait_for_copies<0>();
+  __syncthreads();
+}
+
+// Adds the products of `slabs` slabs of two panels, transposed: one tile, without what the way to a next one takes of registers.
 template <class Tile, class T = typename Tile::Value>
 GRAMIAN_DEVICE void add_slabs(const T* from_x, const T* from_y, int slabs, T* ring, Tile& tile) {
   constexpr int kCopied = kSlab * kTile<T>;
@@ -198,14 +238,14 @@ GRAMIAN_DEVICE void add_slabs(const T* from_x, const T* from_y, int slabs, T* ri
   }
   for (int s = 0; s < slabs; ++s) {
     wait_for_copies<kStages - 2>();
-    __syncthreads();  // slab s is there for all, and all are done with slab s - 1, whose place the next one takes
+    __syncthreads();
     const int next = s + kStages - 1;
     if (next < slabs)
       fetch_slab(from_x + static_cast<std::int64_t>(next) * kCopied, from_y + static_cast<std::int64_t>(next) * kCopied,
                  ring + next % kStages * kStageValues<T>);
     commit_copies();
-    const T* stage = ring + s % kStages * kStageValues<T>;
-    tile.add_slab(stage, stage + kSlab * kRowStride<T>);
+    const T* const slab = ring + s % kStages * kStageValues<T>;
+    tile.add_slab(slab, slab + kSlab * kRowStride<T>);
   }
   wait_for_copies<0>();
   __syncthreads();

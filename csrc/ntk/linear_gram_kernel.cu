@@ -57,18 +57,18 @@ GRAMIAN_DEVICE void factor_tile(const GramProblem<T>& p, std::int64_t i, std::in
     for (int c = 0; c < Tile::kCols; ++c) factor.v[r][c] = one;
     return;
   }
-  if (p.equal) {
-    const auto number = [&](const GramSide<T>& side, std::int64_t panel, int r) {
-      const std::int64_t row = p.groups.source(panel, r);
-      return row < 0 || row >= side.numbers.rows ? T{0} : convert<T>(side.numbers, row_offset(side.numbers, row));
-    };
-    GRAMIAN_UNROLL
-    for (int r = 0; r < Tile::kRows; ++r) {
-      const T mine = number(p.x, i, factor.row(r));
-      GRAMIAN_UNROLL
-      for (int c = 0; c < Tile::kCols; ++c)
-        factor.v[r][c] = one + (number(p.y, j, factor.col(c)) == mine ? T{1} : T{0});
+  if (p.equal) {  // the class numbers of the tile's rows, then of its columns
+    for (int r = static_cast<int>(threadIdx.x); r < 2 * kTile<T>; r += kThreads) {
+      const GramSide<T>& side = r < kTile<T> ? p.x : p.y;
+      const std::int64_t row = p.groups.source(r < kTile<T> ? i : j, r % kTile<T>);
+      ring[r] = row < 0 || row >= side.numbers.rows ? T{0} : convert<T>(side.numbers, row_offset(side.numbers, row));
     }
+    __syncthreads();
+    GRAMIAN_UNROLL
+    for (int r = 0; r < Tile::kRows; ++r) GRAMIAN_UNROLL
+    for (int c = 0; c < Tile::kCols; ++c)
+      factor.v[r][c] = one + (ring[factor.row(r)] == ring[kTile<T> + factor.col(c)] ? T{1} : T{0});
+    __syncthreads();
     return;
   }
   multiply_tile(p.x.a, i, p.y.a, j, ring, factor);
@@ -129,17 +129,15 @@ __global__ void __launch_bounds__(kThreads, 1) hadamard_kernel(GramProblem<T> p)
         const int row = tile.row(r), col = tile.col(l);
         if (panels > 1) {  // past the last position there is padding, which a NaN would reach
           if (part / panels * kTile<T> + row < positions && part % panels * kTile<T> + col < positions) total += value;
-        } else if (positions > 1) {
-          memory[row * kStageStride<T> + col] = value;
         } else {
-          put(p.k, (i * kTile<T> + row) * p.outputs + c, (j * kTile<T> + col) * p.outputs + e, value);
+          memory[row * kStageStride<T> + col] = value;
         }
       }
     }
     if (panels > 1) {
       total = block_sum(total, slots);
       if (threadIdx.x == 0) put(p.k, at.i * p.outputs + c, at.j * p.outputs + e, total);
-    } else if (positions > 1) {
+    } else {
       __syncthreads();
       sum_positions(p, at, c, e, memory);
     }
@@ -160,11 +158,13 @@ __global__ void __launch_bounds__(kThreads, std::is_same_v<Tile, Tf32Tile> ? 1 :
   Tile tile;
   clear_tile(tile);
   add_slabs(x.panel(at.i) + skipped, y.panel(at.j) + skipped, end - begin, ring, tile);
+  stage_tile(tile, ring);
+  __syncthreads();
   k.out = static_cast<T*>(k.out) + static_cast<std::int64_t>(blockIdx.y) * k.rows * k.stride;
-  GRAMIAN_UNROLL
-  for (int r = 0; r < Tile::kRows; ++r) GRAMIAN_UNROLL
-  for (int c = 0; c < Tile::kCols; ++c)
-    put(k, at.i * kTile<T> + tile.row(r), at.j * kTile<T> + tile.col(c), tile.v[r][c]);
+  for (int e = static_cast<int>(threadIdx.x); e < kTile<T> * kTile<T>; e += kThreads) {
+    const int row = e / kTile<T>, col = e % kTile<T>;
+    put(k, at.i * kTile<T> + row, at.j * kTile<T> + col, ring[row * kStageStride<T> + col]);
+  }
 }
 
 // K (+)= the slices' matrices, in their order.
@@ -292,7 +292,7 @@ class Grams {
     auto* kernel = product_kernel<Tile>;
     if constexpr (sizeof(T) == 4)
       if (rounding_.tf32) kernel = product_kernel<Tf32Tile>;
-    walk_.launch(kernel, grid_of_blocks(tiles, slices), kTileBytes<T>, x, y, to);
+    walk_.launch(kernel, grid_of_blocks(tiles, slices), kGramBytes<T>, x, y, to);
     if (slices > 1)
       walk_.launch(join_slices_kernel<T>, grid_of_blocks(std::min<std::int64_t>(k_.rows, 4096)), 0,
                    static_cast<const T*>(to.out), slices, k_);
