@@ -11,7 +11,9 @@ set(GRAMIAN_CUDA_OPS
   csrc/neighbors/count_within_cuda.cpp
   csrc/neighbors/kmeans_cuda.cpp
   csrc/neighbors/kmeans_plus_plus_cuda.cpp
+  csrc/neighbors/knn_both_cuda.cpp
   csrc/neighbors/knn_cuda.cpp
+  csrc/neighbors/knn_merge_cuda.cpp
   csrc/neighbors/knn_pass_cuda.cpp
   csrc/ntk/layers_gram_cuda.cpp
   csrc/ntk/linear_gram_cuda.cpp

@@ -55,11 +55,33 @@ class Emulated:
         _take(arguments, copies)
         return result[0] if len(result) == 1 else tuple(result)
 
+    def captured(self, name, *arguments):
+        """The same while a CUDA graph is captured, when nothing can be read back from the device: that is an error here as there."""
+        self.library.gramian_capture(1)
+        try:
+            return self(name, *arguments)
+        finally:
+            self.library.gramian_capture(0)
+
 
 class OnGpu:
     def __call__(self, name, *arguments):
+        return self._finish(name, arguments, lambda op, moved: op(*moved))
+
+    def captured(self, name, *arguments):
+        def capture(op, moved):
+            op(*_tensors(moved, lambda t: t.clone()))  # so that what happens once has happened
+            graph = torch.cuda.CUDAGraph()
+            with torch.cuda.graph(graph):
+                result = op(*moved)
+            graph.replay()
+            return result
+
+        return self._finish(name, arguments, capture)
+
+    def _finish(self, name, arguments, run):
         moved = _tensors(arguments, lambda t: t.cuda())
-        result = getattr(torch.ops.gramian, name)(*moved)
+        result = run(getattr(torch.ops.gramian, name), moved)
         if name.endswith("_"):
             _take(arguments, moved)
         return _tensors(result, lambda t: t.cpu())

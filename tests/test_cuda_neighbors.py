@@ -202,6 +202,67 @@ def test_a_pass_equals_three_searches(call, dtype):
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("metric", METRICS)
+def test_both_sides_equal_two_searches_and_keep_to_their_reach(call, metric):
+    largest = metric == "ip"
+    nowhere = -torch.inf if largest else torch.inf
+    for dtype, n, m, d, k in [
+        (torch.float16, 1, 33, 7, 2),
+        (torch.float32, 70, 13, 3, 20),
+        (torch.float64, 130, 70, 5, 4),
+    ]:
+        x, y = rows(n, d, dtype=dtype).round(), rows(m, d, seed=1, dtype=dtype).round()  # ties
+        whole = call("neighbors_knn_both", x, y, k, metric)
+        for (distances, indices), a, b in ((whole[:2], x, y), (whole[2:], y, x)):
+            there = min(k, len(b))
+            searched = call("neighbors_knn", a, there, b, metric)
+            assert torch.equal(distances[:, :there], searched[0])
+            assert torch.equal(indices[:, :there], searched[1])
+            assert (indices[:, there:] == -1).all()
+            assert (distances[:, there:] == nowhere).all()
+        reach = [whole[side][:, (k - 1) // 2].clone() for side in (0, 2)]
+        reach[1][:3] = torch.tensor([torch.inf, -torch.inf, 0])[: len(y)]
+        found = call("neighbors_knn_both", x, y, k, metric, *reach)
+        for side in (0, 2):
+            limit = reach[side // 2][:, None]
+            beyond = whole[side] < limit if largest else whole[side] > limit
+            assert torch.equal(found[side], whole[side].masked_fill(beyond, nowhere))
+            assert torch.equal(found[side + 1], whole[side + 1].masked_fill(beyond, -1))
+
+
+@pytest.mark.slow
+def test_both_sides_of_nothing_and_refusals(call):
+    x = rows(5, 3)
+    distances, indices = call("neighbors_knn_both", x[:0], x, 2)[2:]
+    assert (indices == -1).all()
+    assert distances.isinf().all()
+    with refuses("knn_both: y must be finite, got a NaN or an infinity in row 1"):
+        call("neighbors_knn_both", x, x.index_fill(0, torch.tensor([1]), torch.inf), 1)
+    with refuses("knn_both: x_reach must be numbers, got NaN for row 2"):
+        call("neighbors_knn_both", x, x, 1, "ip", torch.tensor([1, 2, torch.nan, 0, 0]))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("metric", ["euclidean", "ip"])
+def test_merged_lists_equal_the_cpu_op(call, metric):
+    x, y = rows(300, 3).round(), rows(90, 3, seed=1).round()  # ties
+    for dtype, cut, k in [
+        (torch.float32, 40, 5),
+        (torch.float64, 1, 3),
+        (torch.float32, 40, 60),
+        (torch.float32, 7, 0),
+    ]:
+        parts = [
+            torch.ops.gramian.neighbors_knn(x.to(dtype), min(max(k, 1), len(p)), p.to(dtype), metric)
+            for p in (y[:cut], y[cut:])
+        ]
+        arguments = (*parts[0], parts[1][0], parts[1][1] + cut, k, metric == "ip")
+        expected = torch.ops.gramian.neighbors_knn_merge(*arguments)
+        for a, b in zip(call("neighbors_knn_merge", *arguments), expected, strict=True):
+            assert torch.equal(a, b)
+
+
+@pytest.mark.slow
 def test_cosine_finds_tiny_rows_beside_huge_ones(call):
     x = rows(20, 4, dtype=torch.float64)
     x[::2] *= 1e-150

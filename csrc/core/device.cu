@@ -4,7 +4,11 @@ namespace gramian::cuda {
 
 namespace {
 int (*ask_tf32)() = nullptr;
+
+void refuse_capture(Stream stream) {
+  if (capturing(stream)) throw DeviceError("gramian: this op waits for the device, so a CUDA graph cannot capture it");
 }
+}  // namespace
 
 bool allow_tf32() { return ask_tf32 != nullptr && ask_tf32() != 0; }
 
@@ -23,12 +27,20 @@ std::int64_t memory_bytes() {
   return static_cast<std::int64_t>(all);
 }
 
+bool capturing(Stream stream) {
+  cudaStreamCaptureStatus status = cudaStreamCaptureStatusNone;
+  check(cudaStreamIsCapturing(static_cast<cudaStream_t>(stream), &status));
+  return status != cudaStreamCaptureStatusNone;
+}
+
 void read_back(void* host, const void* device, std::size_t bytes, Stream stream) {
+  refuse_capture(stream);
   check(cudaMemcpyAsync(host, device, bytes, cudaMemcpyDeviceToHost, static_cast<cudaStream_t>(stream)));
   check(cudaStreamSynchronize(static_cast<cudaStream_t>(stream)));
 }
 
 void write_over(void* device, const void* host, std::size_t bytes, Stream stream) {
+  refuse_capture(stream);
   check(cudaMemcpyAsync(device, host, bytes, cudaMemcpyHostToDevice, static_cast<cudaStream_t>(stream)));
   check(cudaStreamSynchronize(static_cast<cudaStream_t>(stream)));
 }
@@ -41,8 +53,15 @@ void set_zero(void* device, std::size_t bytes, Stream stream) {
 
 int multiprocessors() { return 3; }  // few, so that a block of a persistent grid has several tiles
 std::int64_t memory_bytes() { return std::int64_t{1} << 33; }
-void read_back(void* host, const void* device, std::size_t bytes, Stream) { std::memcpy(host, device, bytes); }
-void write_over(void* device, const void* host, std::size_t bytes, Stream) { std::memcpy(device, host, bytes); }
+bool capturing(Stream) { return emulated::capturing; }
+void read_back(void* host, const void* device, std::size_t bytes, Stream stream) {
+  refuse_capture(stream);
+  std::memcpy(host, device, bytes);
+}
+void write_over(void* device, const void* host, std::size_t bytes, Stream stream) {
+  refuse_capture(stream);
+  std::memcpy(device, host, bytes);
+}
 void set_zero(void* device, std::size_t bytes, Stream) { std::memset(device, 0, bytes); }
 
 #endif
@@ -62,5 +81,8 @@ extern "C" __attribute__((visibility("default"))) int gramian_cuda_runtime() { r
 #else
 extern "C" __attribute__((visibility("default"))) void gramian_thread_order(unsigned order) {
   gramian::emulated::thread_order = order;
+}
+extern "C" __attribute__((visibility("default"))) void gramian_capture(int on) {
+  gramian::emulated::capturing = on != 0;
 }
 #endif

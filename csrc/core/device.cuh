@@ -23,8 +23,13 @@ namespace gramian::cuda {
 constexpr unsigned kAllLanes = ~0U;
 constexpr int kThreads = 256;  // of every kernel here
 constexpr int kWarps = kThreads / 32;
+// Constants, which device code may use as they are; the functions it may not call.
 template <class T>
-constexpr T kInfinity = std::numeric_limits<T>::infinity();  // a constant, which device code may use as it is
+constexpr T kInfinity = std::numeric_limits<T>::infinity();
+template <class T>
+constexpr T kNaN = std::numeric_limits<T>::quiet_NaN();
+template <class T>
+constexpr T kEpsilon = std::numeric_limits<T>::epsilon();
 
 #if defined(__CUDACC__)
 inline void check(cudaError_t status) {

@@ -27,9 +27,12 @@ std::int64_t memory_bytes();  // that the device has, used or not
 // Whether products of float32 may be rounded to TF32: what torch.backends.cuda.matmul says now.
 bool allow_tf32();
 
-// Device memory to the host; waits for the stream.
+// Whether what the stream is given goes into a CUDA graph: then nothing runs now, and the host cannot be told of a result.
+bool capturing(Stream stream);
+
+// Device memory to the host; waits for the stream, which a CUDA graph cannot: a DeviceError while one is captured.
 void read_back(void* host, const void* device, std::size_t bytes, Stream stream);
-// The other way; the host's memory may be used again at once.
+// The other way, with the same wait; the host's memory may be used again at once.
 void write_over(void* device, const void* host, std::size_t bytes, Stream stream);
 void set_zero(void* device, std::size_t bytes, Stream stream);
 

@@ -33,6 +33,7 @@ namespace gramian::emulated {
 
 // 0: rising, 1: falling, otherwise a permutation that it seeds.
 inline unsigned thread_order = 0;
+inline bool capturing = false;  // as if into a CUDA graph: an op that asks the device for a result fails
 
 class Machine {
  public:

@@ -28,7 +28,7 @@ std::tuple<Tensor, Tensor> neighbors_assign_cuda(const Tensor& x, const Tensor& 
                               false,
                               1};
   };
-  const Tensor memory = cuda::device_memory("assign", x, cuda::knn_bytes(search(0)));
+  const Tensor memory = cuda::device_memory("assign", x, cuda::knn(search(0), nullptr, nullptr, nullptr, nullptr));
   for (std::int64_t b = 0; b < call.batches; ++b)
     cuda::knn(search(b), memory.mutable_data_ptr(),
               static_cast<char*>(squared.mutable_data_ptr()) + b * call.n * (element == Element::f64 ? 8 : 4),

@@ -1,4 +1,4 @@
-// gramian::neighbors_count_within on CUDA. Waits for the device, to refuse radii that are no numbers and rows that are not finite.
+// gramian::neighbors_count_within on CUDA.
 #include "neighbors/count_within_cuda.h"
 
 #include "core/cuda.h"
@@ -17,10 +17,6 @@ Tensor neighbors_count_within_cuda(const Tensor& x, const Tensor& radius, const 
   const auto run = [&](auto zero) {
     using T = decltype(zero);
     const T* const r = static_cast<const T*>(radii.const_data_ptr());
-    std::vector<T> on_host(static_cast<std::size_t>(radii.numel()));
-    cuda::read_back(on_host.data(), r, on_host.size() * sizeof(T), device.stream);
-    for (std::size_t i = 0; i < on_host.size(); ++i)
-      CountWithinCall::check_radius(on_host[i], static_cast<std::int64_t>(i) % call.n);
     const auto count = [&](std::int64_t batch) {
       return cuda::CountArguments{rows_of(x, call.element, batch),
                                   rows_of(call.self ? x : *y_given, call.element, batch),

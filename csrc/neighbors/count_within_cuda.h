@@ -15,7 +15,8 @@ struct CountArguments {
 
 // Bytes of device memory that the count works in.
 std::int64_t count_within_bytes(const CountArguments& arguments);
-// counts [n]. Waits for the device, because rows that are not finite are refused.
+// counts [n]. Rows that are not finite and radii that are no numbers are refused, for which the host waits for the device before the
+// sweep; while a CUDA graph is captured they give counts of -1 instead.
 void count_within(const CountArguments& arguments, void* memory, std::int64_t* counts, Stream stream);
 
 }  // namespace gramian::cuda

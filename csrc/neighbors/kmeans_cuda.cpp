@@ -36,7 +36,7 @@ class DeviceLloyd {
         labels_(call.labels),
         before_(torch::stable::new_empty(labels_, {call.n})),
         nearest_(torch::stable::new_empty(points, {call.n})),
-        search_memory_(cuda::device_memory(kOp, points, cuda::knn_bytes(search("init")))),
+        search_memory_(cuda::device_memory(kOp, points, cuda::knn(search("init"), nullptr, nullptr, nullptr, nullptr))),
         cluster_memory_(cuda::device_memory(kOp, points, cuda::ClusterMemory(problem_, nullptr).bytes)),
         memory_(problem_, cluster_memory_.mutable_data_ptr()) {
     torch::stable::fill_(before_, -1);
@@ -65,12 +65,16 @@ class DeviceLloyd {
   static const std::int64_t* at(const Tensor& t) { return static_cast<const std::int64_t*>(t.const_data_ptr()); }
 
   cuda::KnnArguments search(const char* name) const {
-    return {kOp, "x", name, problem_.x, rows_of(centers_, element_), Metric::sqeuclidean, false, false, false, 1};
+    cuda::KnnArguments search{kOp,   "x",   name,  problem_.x, rows_of(centers_, element_), Metric::sqeuclidean,
+                              false, false, false, 1};
+    search.same_x = searches_ > 1;  // not after the first, whose centres may lie far from the points
+    return search;
   }
 
   void assign(const char* name) {
     cuda::knn(search(name), search_memory_.mutable_data_ptr(), nearest_.mutable_data_ptr(),
               static_cast<std::int64_t*>(labels_.mutable_data_ptr()), stream_);
+    ++searches_;
   }
 
   // Each empty cluster takes the point that is farthest from its own centre, unless that is the last of its cluster. Rare, and so
@@ -122,6 +126,7 @@ class DeviceLloyd {
   const cuda::DeviceWeights& weights_;
   Element element_;
   cuda::ClusterProblem problem_;
+  std::int64_t searches_ = 0;
   Tensor centers_, labels_, before_, nearest_, search_memory_, cluster_memory_;
   cuda::ClusterMemory memory_;
   bool stale_ = true;  // the centres are not the means of the points whose labels are `before_`

@@ -206,7 +206,7 @@ double variance(const ClusterProblem& p, const ClusterMemory& memory, Stream str
     Arena arena(memory.moments);
     const MomentsMemory moments(arena, p.x.rows, p.x.cols);
     T* const mean = arena.take<T>(p.x.cols);
-    measure("kmeans", "x", p.x, moments, mean, stream);
+    find_moments(p.x, moments, mean, stream);
     launch(spread_kernel<T>, grid_of_blocks(stat_blocks(p.x.rows)), 0, stream, p.x, static_cast<const T*>(mean),
            static_cast<const double*>(nullptr), static_cast<const double*>(nullptr), memory.partial);
     total = added_up(memory, stat_blocks(p.x.rows), stream);

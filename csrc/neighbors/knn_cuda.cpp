@@ -29,7 +29,7 @@ std::tuple<Tensor, Tensor> neighbors_knn_cuda(const Tensor& x, std::int64_t k, c
                               causal,
                               k};
   };
-  const Tensor memory = cuda::device_memory("knn", x, cuda::knn_bytes(search(0)));
+  const Tensor memory = cuda::device_memory("knn", x, cuda::knn(search(0), nullptr, nullptr, nullptr, nullptr));
   const std::int64_t value_bytes = call.element == Element::f64 ? 8 : 4;
   for (std::int64_t b = 0; b < call.batches; ++b)
     cuda::knn(search(b), memory.mutable_data_ptr(),

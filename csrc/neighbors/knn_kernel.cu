@@ -16,6 +16,7 @@ struct Problem : DevicePairs<T> {
   std::int64_t k, parts;
   int keep, capacity;  // entries of a list between tiles, and while a tile is added
   const bool* train;   // [n] of a pass, or null
+  const T* reach;      // [n] how far neighbours may lie, or null
 };
 
 // Of a pass a row has three lists: of all other rows, of those before it, and, for rows that are not in `train`, of those that are.
@@ -41,6 +42,15 @@ GRAMIAN_DEVICE T score_of_key(const Problem<T>& p, std::int64_t i, double key) {
   if (p.metric == Metric::cosine) return static_cast<T>(1 - key);
   if (p.metric == Metric::chebyshev) return static_cast<T>(-key);
   return static_cast<T>(static_cast<double>(p.x.half_norm[i]) - key / 2);
+}
+
+// The lowest score of row i that may be of a pair within reach.
+template <class T>
+GRAMIAN_DEVICE T least_score(const Problem<T>& p, std::int64_t i) {
+  if (p.reach == nullptr) return -kInfinity<T>;
+  double margin;
+  const double least = score_at(p, i, static_cast<double>(p.reach[i]), &margin) - margin;
+  return is_finite(least) ? static_cast<T>(least) : -kInfinity<T>;
 }
 
 // A score that at least k entries reach, as high as possible: by bisection.
@@ -165,25 +175,32 @@ __global__ void __launch_bounds__(kThreads, 1) search_kernel(Problem<T> p, Worki
   constexpr int kRows = kTile<T>;
   __shared__ T threshold[kLists * kRows], half_norm[kRows];
   __shared__ int count[kLists * kRows];
+  if (!p.known->sound()) return;
   T* const ring = shared_memory<T>();
   const std::int64_t n = p.x.rows.rows, m = p.y.rows.rows;
   const std::int64_t mine = static_cast<std::int64_t>(blockIdx.x) * kLists * kRows * p.capacity;
   working = {working.score + mine, working.index + mine, working.rank + mine};
+  Tile tile;
+  clear_tile(tile);
   for (std::int64_t task = blockIdx.x; task < p.x.packed.panels() * p.parts; task += gridDim.x) {
     const std::int64_t panel = task / p.parts, part = task % p.parts, first_row = panel * kRows;
     const std::int64_t panels = p.causal ? panel + 1 : p.y.packed.panels();
+    const std::int64_t first_panel = part * panels / p.parts, last_panel = (part + 1) * panels / p.parts;
     for (int r = static_cast<int>(threadIdx.x); r < kLists * kRows; r += kThreads) {
       const std::int64_t i = first_row + r % kRows;
       const bool wants = i < n && (r / kRows < 2 || (p.train != nullptr && !p.train[i]));
-      threshold[r] = wants ? -kInfinity<T> : kInfinity<T>;
+      threshold[r] = wants ? least_score(p, i) : kInfinity<T>;
       count[r] = 0;
     }
-    for (std::int64_t j = part * panels / p.parts; j < (part + 1) * panels / p.parts; ++j) {
-      const std::int64_t first_col = j * kRows;
+    const auto panels_of = [&](std::int64_t t) {
+      return PanelPair<T>{p.x.packed.panel(panel), p.y.packed.panel(first_panel + t)};
+    };
+    const int slabs = static_cast<int>(p.x.packed.depth / kSlab);
+    add_tiles(last_panel - first_panel, slabs, panels_of, ring, tile, [&](std::int64_t t) {
+      const std::int64_t first_col = (first_panel + t) * kRows;
       for (int c = static_cast<int>(threadIdx.x); c < kRows; c += kThreads)
         half_norm[c] = first_col + c < m ? p.y.half_norm[first_col + c] : T{0};
-      Tile tile;
-      multiply_tile(p.x.packed, panel, p.y.packed, j, ring, tile);  // ends with a barrier
+      __syncthreads();
       GRAMIAN_UNROLL
       for (int r = 0; r < Tile::kRows; ++r) {
         const int row = tile.row(r);
@@ -204,6 +221,7 @@ __global__ void __launch_bounds__(kThreads, 1) search_kernel(Problem<T> p, Worki
           }
         }
       }
+      clear_tile(tile);
       __syncthreads();
       for (int r = warp_index(); r < kLists * kRows; r += kWarps) {
         const int entries = count[r], offset = r * p.capacity;
@@ -213,8 +231,7 @@ __global__ void __launch_bounds__(kThreads, 1) search_kernel(Problem<T> p, Worki
         if (lane_index() == 0) count[r] = kept;
       }
       __syncthreads();
-    }
-    __syncthreads();  // where there was no panel at all, the counts are not there yet
+    });
     for (int r = warp_index(); r < kLists * kRows; r += kWarps) {
       const std::int64_t i = first_row + r % kRows;
       if (i >= n) continue;
@@ -235,10 +252,11 @@ __global__ void __launch_bounds__(kThreads, 1)
     finish_kernel(Problem<T> p, Lists<T> lists, T* distances, std::int64_t* indices) {
   const std::int64_t i = static_cast<std::int64_t>(blockIdx.x) * kWarps + warp_index();
   if (i >= p.x.rows.rows) return;
+  const bool product = p.metric == Metric::ip, sound = p.known->sound();
   const std::int64_t first = i * p.parts;
   const Entries<T> entries{lists.score + first * p.keep, lists.index + first * p.keep};
-  int count = lists.count[first];
-  for (std::int64_t part = 1; part < p.parts; ++part) {
+  int count = sound ? lists.count[first] : 0;
+  for (std::int64_t part = 1; sound && part < p.parts; ++part) {
     const Entries<T> more{entries.score + part * p.keep, entries.index + part * p.keep};
     const int length = lists.count[first + part];
     for (int begin = 0; begin < length; begin += 32) {
@@ -257,105 +275,148 @@ __global__ void __launch_bounds__(kThreads, 1)
   T bound;
   if (count > p.k) count = prune(p, i, entries, count, &bound);
   score_exactly(p, i, entries, count);
-  const bool product = p.metric == Metric::ip;
+  const T none = !sound ? kNaN<T> : product ? -kInfinity<T> : kInfinity<T>;
   for (int e = lane_index(); e < count; e += 32) {
     const int rank = rank_of(entries, count, e);
     if (rank >= p.k) continue;
-    distances[i * p.k + rank] = product ? entries.score[e] : -entries.score[e];
-    indices[i * p.k + rank] = static_cast<std::int64_t>(entries.index[e]);
+    const T distance = product ? entries.score[e] : -entries.score[e];
+    const bool within = p.reach == nullptr || (product ? distance >= p.reach[i] : distance <= p.reach[i]);
+    distances[i * p.k + rank] = within ? distance : none;
+    indices[i * p.k + rank] = within ? static_cast<std::int64_t>(entries.index[e]) : -1;
   }
   for (std::int64_t e = count + lane_index(); e < p.k; e += 32) {
-    const T none = kInfinity<T>;
-    distances[i * p.k + e] = product ? -none : none;
+    distances[i * p.k + e] = none;
     indices[i * p.k + e] = -1;
+  }
+}
+
+template <class T>
+__global__ void __launch_bounds__(kThreads) merge_kernel(NeighborLists<T> lists, T* distances, std::int64_t* indices) {
+  const std::int64_t row = static_cast<std::int64_t>(blockIdx.x) * kThreads + threadIdx.x;
+  if (row >= lists.rows) return;
+  std::int64_t a = row * lists.n, b = row * lists.m;
+  const std::int64_t a_end = a + lists.n, b_end = b + lists.m;
+  for (std::int64_t e = row * lists.k; e < (row + 1) * lists.k; ++e) {
+    bool from_b = a == a_end;
+    if (a < a_end && b < b_end) {
+      const T x = lists.distance_a[a], y = lists.distance_b[b];
+      from_b = (lists.largest ? y > x : y < x) || (y == x && lists.index_b[b] < lists.index_a[a]);
+    }
+    distances[e] = from_b ? lists.distance_b[b] : lists.distance_a[a];
+    indices[e] = from_b ? lists.index_b[b++] : lists.index_a[a++];
   }
 }
 
 // ---- The search ----
 
+// Of the rows of one side among those of the other; one result a list, a null one is not wanted.
 template <class Tile, int kLists = 1, class T = typename Tile::Value>
 class Search {
  public:
-  Search(const KnnArguments& a, void* memory) : a_(a), arena_(memory), pairs_(arena_, a.x, a.y, a.self) {
-    const std::int64_t panels = (a.x.rows + kTile<T> - 1) / kTile<T>, y_panels = (a.y.rows + kTile<T> - 1) / kTile<T>;
+  Search(Arena& arena, std::int64_t rows, std::int64_t y_rows, std::int64_t k) : rows_(rows), k_(k) {
+    const std::int64_t panels = (rows + kTile<T> - 1) / kTile<T>, y_panels = (y_rows + kTile<T> - 1) / kTile<T>;
     // A task owns the rows of a panel, so few queries against many rows would keep few multiprocessors busy: then the rows
     // of y are dealt out to several lists.
     const std::int64_t enough = 2 * multiprocessors();
     parts_ = panels == 0 ? 1 : std::max<std::int64_t>(1, std::min(enough / panels, y_panels));
     blocks_ = std::min(enough, panels * parts_);
-    keep_ = static_cast<int>(a.k + std::max<std::int64_t>(a.k, 32));
+    keep_ = static_cast<int>(k + std::max<std::int64_t>(k, 32));
     capacity_ = keep_ + kTile<T>;
-    const std::int64_t counts = kLists * a.x.rows * parts_, entries = counts * keep_,
+    const std::int64_t counts = kLists * rows * parts_, entries = counts * keep_,
                        waiting = kLists * blocks_ * kTile<T> * capacity_;
-    lists_ = {arena_.take<T>(entries), arena_.take<std::uint32_t>(entries), arena_.take<int>(counts)};
-    working_ = {arena_.take<T>(waiting), arena_.take<std::uint32_t>(waiting), arena_.take<int>(waiting)};
+    lists_ = {arena.take<T>(entries), arena.take<std::uint32_t>(entries), arena.take<int>(counts)};
+    working_ = {arena.take<T>(waiting), arena.take<std::uint32_t>(waiting), arena.take<int>(waiting)};
   }
 
-  std::int64_t bytes() const { return arena_.bytes(); }
-
-  // One result a list; a null one is not wanted.
-  void run(T* const* distances, std::int64_t* const* indices, Stream stream) {
-    const Problem<T> problem{pairs_.measure_pairs(a_.op, a_.x_name, a_.x, a_.y_name, a_.y, a_.self, a_.metric, stream),
-                             a_.exclude_self,
-                             a_.causal,
-                             a_.k,
-                             parts_,
-                             keep_,
-                             capacity_,
-                             a_.train};
+  void run(const DevicePairs<T>& pairs, const KnnArguments& a, const void* reach, void* const* distances,
+           std::int64_t* const* indices, Stream stream) const {
+    const Problem<T> problem{
+        pairs, a.exclude_self, a.causal, k_, parts_, keep_, capacity_, a.train, static_cast<const T*>(reach)};
     launch(search_kernel<Tile, kLists>, grid_of_blocks(blocks_), kTileBytes<T>, stream, problem, working_, lists_);
     for (int list = 0; list < kLists; ++list) {
-      const std::int64_t first = list * a_.x.rows * parts_;
+      const std::int64_t first = list * rows_ * parts_;
       const Lists<T> own{lists_.score + first * keep_, lists_.index + first * keep_, lists_.count + first};
       if (distances[list] != nullptr)
-        launch(finish_kernel<T>, grid_of_blocks((a_.x.rows + kWarps - 1) / kWarps), 0, stream, problem, own,
-               distances[list], indices[list]);
+        launch(finish_kernel<T>, grid_of_blocks((rows_ + kWarps - 1) / kWarps), 0, stream, problem, own,
+               static_cast<T*>(distances[list]), indices[list]);
     }
   }
 
  private:
-  KnnArguments a_;
-  Arena arena_;
-  PairSetMemory<T> pairs_;
-  std::int64_t parts_, blocks_;
+  std::int64_t rows_, k_, parts_, blocks_;
   int keep_, capacity_;
   Lists<T> lists_;
   Working<T> working_;
 };
 
+PairSides sides_of(const KnnArguments& a) {
+  return {a.op,
+          a.x_name,
+          a.y_name,
+          a.x,
+          a.y,
+          a.metric,
+          a.self,
+          a.x_reach,
+          a.y_reach,
+          "x_reach must be numbers",
+          "y_reach must be numbers",
+          a.same_x};
+}
+
+template <class Tile, int kLists = 1, class T = typename Tile::Value>
+std::int64_t run(const KnnArguments& a, void* memory, void* const* distances, std::int64_t* const* indices,
+                 Stream stream) {
+  Arena arena(memory);
+  const PairSetMemory<T> pairs(arena, sides_of(a));
+  const Search<Tile, kLists> search(arena, a.x.rows, a.y.rows, a.k);
+  if (memory != nullptr) search.run(pairs.measure_pairs(stream), a, nullptr, distances, indices, stream);
+  return arena.bytes();
+}
+
+template <class Tile, class T = typename Tile::Value>
+std::int64_t run_both(const KnnArguments& a, void* memory, void* const* distances, std::int64_t* const* indices,
+                      Stream stream) {
+  Arena arena(memory);
+  const PairSetMemory<T> pairs(arena, sides_of(a));
+  const Search<Tile> forth(arena, a.x.rows, a.y.rows, a.k), back(arena, a.y.rows, a.x.rows, a.k);
+  if (memory == nullptr) return arena.bytes();
+  const DevicePairs<T> measured = pairs.measure_pairs(stream);
+  forth.run(measured, a, a.x_reach, distances, indices, stream);
+  back.run(measured.turned(), a, a.y_reach, distances + 1, indices + 1, stream);
+  return arena.bytes();
+}
+
 }  // namespace
 
-std::int64_t knn_bytes(const KnnArguments& arguments) {
-  return arguments.x.element == Element::f64 ? Search<DmmaTile>(arguments, nullptr).bytes()
-                                             : Search<FmaTile>(arguments, nullptr).bytes();
+std::int64_t knn(const KnnArguments& a, void* memory, void* distances, std::int64_t* indices, Stream stream) {
+  const bool wide = a.x.element == Element::f64, largest = a.metric == Metric::chebyshev;
+  if (wide && largest) return run<LargestTile<double>>(a, memory, &distances, &indices, stream);
+  if (wide) return run<DmmaTile>(a, memory, &distances, &indices, stream);
+  if (largest) return run<LargestTile<float>>(a, memory, &distances, &indices, stream);
+  return run<FmaTile>(a, memory, &distances, &indices, stream);
 }
 
-void knn(const KnnArguments& arguments, void* memory, void* distances, std::int64_t* indices, Stream stream) {
-  const bool wide = arguments.x.element == Element::f64, largest = arguments.metric == Metric::chebyshev;
-  const auto run = [&](auto search, auto* to) { search.run(&to, &indices, stream); };
-  if (wide && largest) return run(Search<LargestTile<double>>(arguments, memory), static_cast<double*>(distances));
-  if (wide) return run(Search<DmmaTile>(arguments, memory), static_cast<double*>(distances));
-  if (largest) return run(Search<LargestTile<float>>(arguments, memory), static_cast<float*>(distances));
-  run(Search<FmaTile>(arguments, memory), static_cast<float*>(distances));
+std::int64_t knn_pass(const KnnArguments& a, void* memory, void* const* distances, std::int64_t* const* indices,
+                      Stream stream) {
+  return a.x.element == Element::f64 ? run<DmmaTile, kPassLists>(a, memory, distances, indices, stream)
+                                     : run<FmaTile, kPassLists>(a, memory, distances, indices, stream);
 }
 
-std::int64_t knn_pass_bytes(const KnnArguments& arguments) {
-  return arguments.x.element == Element::f64 ? Search<DmmaTile, kPassLists>(arguments, nullptr).bytes()
-                                             : Search<FmaTile, kPassLists>(arguments, nullptr).bytes();
+std::int64_t knn_both(const KnnArguments& a, void* memory, void* const* distances, std::int64_t* const* indices,
+                      Stream stream) {
+  const bool wide = a.x.element == Element::f64, largest = a.metric == Metric::chebyshev;
+  if (wide && largest) return run_both<LargestTile<double>>(a, memory, distances, indices, stream);
+  if (wide) return run_both<DmmaTile>(a, memory, distances, indices, stream);
+  if (largest) return run_both<LargestTile<float>>(a, memory, distances, indices, stream);
+  return run_both<FmaTile>(a, memory, distances, indices, stream);
 }
 
-void knn_pass(const KnnArguments& arguments, void* memory, void* const* distances, std::int64_t* const* indices,
-              Stream stream) {
-  const auto run = [&](auto search, auto zero) {
-    using T = decltype(zero);
-    T* const to[kPassLists] = {static_cast<T*>(distances[0]), static_cast<T*>(distances[1]),
-                               static_cast<T*>(distances[2])};
-    search.run(to, indices, stream);
-  };
-  if (arguments.x.element == Element::f64)
-    run(Search<DmmaTile, kPassLists>(arguments, memory), 0.0);
-  else
-    run(Search<FmaTile, kPassLists>(arguments, memory), 0.0F);
+template <class T>
+void knn_merge(const NeighborLists<T>& lists, T* distances, std::int64_t* indices, Stream stream) {
+  launch(merge_kernel<T>, grid_of_threads(lists.rows), 0, stream, lists, distances, indices);
 }
+template void knn_merge<float>(const NeighborLists<float>&, float*, std::int64_t*, Stream);
+template void knn_merge<double>(const NeighborLists<double>&, double*, std::int64_t*, Stream);
 
 }  // namespace gramian::cuda

@@ -10,13 +10,14 @@ namespace {
 
 std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> neighbors_knn_pass_cuda(const Tensor& x, std::int64_t k,
                                                                                    const std::optional<Tensor>& train) {
-  const cuda::OnDevice device(x);
   KnnPassCall pass(x, k, train);
+  const cuda::OnDevice device(x);
   if (pass.call.n > 0) {
     const Rows rows = rows_of(x, pass.call.element);
     const cuda::KnnArguments arguments{"knn_pass", "x",   "x",   rows, rows,        Metric::euclidean,
                                        true,       false, false, k,    pass.train()};
-    const Tensor memory = cuda::device_memory("knn_pass", x, cuda::knn_pass_bytes(arguments));
+    const Tensor memory =
+        cuda::device_memory("knn_pass", x, cuda::knn_pass(arguments, nullptr, nullptr, nullptr, nullptr));
     void* distances[3];
     std::int64_t* indices[3];
     for (int list = 0; list < 3; ++list) {

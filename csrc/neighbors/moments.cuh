@@ -86,18 +86,27 @@ struct MomentsMemory {
         all(arena.take<Facts>(1)) {}
 };
 
-// mean[f] on the device; returns max |x|. Waits for the device. Refuses rows that are not finite.
+// mean[f], and memory.all, on the device.
 template <class T>
-double measure(const char* op, const char* name, const Rows& x, const MomentsMemory& memory, T* mean, Stream stream) {
+void find_moments(const Rows& x, const MomentsMemory& memory, T* mean, Stream stream) {
   const std::int64_t blocks = stat_blocks(x.rows);
   launch(moments_kernel, grid_of_blocks(blocks), 0, stream, x, memory.sum, memory.blocks);
   launch(join_kernel<T>, grid_of_blocks(x.cols / kThreads + 1), 0, stream, static_cast<const double*>(memory.sum),
          static_cast<const Facts*>(memory.blocks), blocks, x.cols, mean, memory.all);
+}
+
+inline void refuse_row(const char* op, const char* name, double row) {
+  if (is_finite(row))
+    refuse(op, ": ", name, " must be finite, got a NaN or an infinity in row ", static_cast<std::int64_t>(row));
+}
+
+// The same; returns max |x|. Waits for the device. Refuses rows that are not finite.
+template <class T>
+double measure(const char* op, const char* name, const Rows& x, const MomentsMemory& memory, T* mean, Stream stream) {
+  find_moments(x, memory, mean, stream);
   Facts facts;
   read_back(&facts, memory.all, sizeof facts, stream);
-  if (is_finite(facts.first_bad))
-    refuse(op, ": ", name, " must be finite, got a NaN or an infinity in row ",
-           static_cast<std::int64_t>(facts.first_bad));
+  refuse_row(op, name, facts.first_bad);
   return facts.largest;
 }
 

@@ -1,7 +1,5 @@
-// gramian::spectra_shells on CUDA. Waits for the device: shells out of range are refused.
+// gramian::spectra_shells on CUDA. Waits for the device, to refuse shells out of range; while a CUDA graph is captured those give NaN.
 #include "spectra/shells_cuda.h"
-
-#include <algorithm>
 
 #include "core/cuda.h"
 #include "spectra/shells.h"
@@ -19,12 +17,18 @@ Tensor spectra_shells_cuda(const Tensor& x, const std::optional<Tensor>& y, cons
   const auto run = [&](auto zero) {
     using T = decltype(zero);
     const ShellSum<T> p = shell_sum_of<T>(x, y, shell, shells, fold);
-    const std::int64_t bytes = modes == 0 ? 0 : cuda::shells_bytes(p, modes, batch);
-    const Tensor memory = cuda::device_memory("shells", x, std::max<std::int64_t>(bytes, sizeof(cuda::ShellRange)));
-    const cuda::ShellRange range = cuda::shell_range(number, shell.numel(), memory.mutable_data_ptr(), device.stream);
-    check_shell_range(range.least, range.most, shells);
-    if (modes > 0)
-      cuda::shells(p, modes, batch, memory.mutable_data_ptr(), static_cast<T*>(out.mutable_data_ptr()), device.stream);
+    const Tensor found = cuda::device_memory("shells", x, sizeof(cuda::ShellRange));
+    auto* const on_device = static_cast<cuda::ShellRange*>(found.mutable_data_ptr());
+    cuda::find_shell_range(number, shell.numel(), on_device, device.stream);
+    if (!cuda::capturing(device.stream)) {
+      cuda::ShellRange range;
+      cuda::read_back(&range, on_device, sizeof range, device.stream);
+      check_shell_range(range.least, range.most, shells);
+    }
+    if (modes == 0) return;
+    const Tensor memory = cuda::device_memory("shells", x, cuda::shells_bytes(p, modes, batch));
+    cuda::shells(p, on_device, modes, batch, memory.mutable_data_ptr(), static_cast<T*>(out.mutable_data_ptr()),
+                 device.stream);
   };
   element == Element::f64 ? run(0.0) : run(0.0F);
   return out;

@@ -26,6 +26,10 @@ __global__ void __launch_bounds__(kThreads)
   atomicMax(&range->most, mine.most);
 }
 
+GRAMIAN_DEVICE bool within(const ShellRange& range, std::int64_t shells) {
+  return range.least >= 0 && range.most < shells;
+}
+
 // Where the table has the shell of a mode, counted through all axes.
 template <class T>
 GRAMIAN_DEVICE std::int64_t table_index(const ShellSum<T>& p, std::int64_t mode) {
@@ -50,11 +54,11 @@ GRAMIAN_DEVICE int weight_of(Fold fold, std::int64_t last, std::int64_t at) {
 
 // Warps by item and part. sums [items, parts, shells, kParts].
 template <class T, bool kCross>
-__global__ void __launch_bounds__(kThreads)
-    shells_kernel(ShellSum<T> p, std::int64_t modes, std::int64_t items, std::int64_t parts, double* sums) {
+__global__ void __launch_bounds__(kThreads) shells_kernel(ShellSum<T> p, const ShellRange* range, std::int64_t modes,
+                                                          std::int64_t items, std::int64_t parts, double* sums) {
   constexpr int kParts = kCross ? 2 : 1;
   const std::int64_t warp = static_cast<std::int64_t>(blockIdx.x) * kWarps + warp_index();
-  if (warp >= items * parts) return;
+  if (warp >= items * parts || !within(*range, p.shells)) return;
   const std::int64_t item = warp / parts, part = warp % parts;
   const std::int64_t begin = part * modes / parts, end = (part + 1) * modes / parts;
   double* const histogram = sums + warp * p.shells * kParts;
@@ -92,53 +96,54 @@ __global__ void __launch_bounds__(kThreads)
 
 template <class T>
 __global__ void __launch_bounds__(kThreads)
-    join_shells_kernel(const double* sums, std::int64_t items, std::int64_t parts, std::int64_t size, T* out) {
+    join_shells_kernel(const double* sums, const ShellRange* range, std::int64_t shells, std::int64_t items,
+                       std::int64_t parts, std::int64_t size, T* out) {
   const std::int64_t at = static_cast<std::int64_t>(blockIdx.x) * kThreads + threadIdx.x;
   if (at >= items * size) return;
   const double* const from = sums + at / size * parts * size + at % size;
   double total = 0;
   for (std::int64_t part = 0; part < parts; ++part) total += from[part * size];
-  out[at] = static_cast<T>(total);
+  out[at] = within(*range, shells) ? static_cast<T>(total) : kNaN<T>;
 }
 
 template <class T>
-std::int64_t run(const ShellSum<T>& p, std::int64_t modes, std::int64_t batch, void* memory, T* out, Stream stream) {
+std::int64_t run(const ShellSum<T>& p, const ShellRange* range, std::int64_t modes, std::int64_t batch, void* memory,
+                 T* out, Stream stream) {
   Walk walk(memory, stream);
   const std::int64_t size = p.shells * (p.modes.y == nullptr ? 1 : 2);
   const std::int64_t parts =
       std::clamp<std::int64_t>(modes / kModesEach, 1, std::max<std::int64_t>(1, kMostWarps / batch));
   double* const sums = walk.take<double>(batch * parts * size);
   walk.launch(p.modes.y == nullptr ? shells_kernel<T, false> : shells_kernel<T, true>,
-              grid_of_blocks((batch * parts + kWarps - 1) / kWarps), 0, p, modes, batch, parts, sums);
-  walk.launch(join_shells_kernel<T>, grid_of_threads(batch * size), 0, sums, batch, parts, size, out);
+              grid_of_blocks((batch * parts + kWarps - 1) / kWarps), 0, p, range, modes, batch, parts, sums);
+  walk.launch(join_shells_kernel<T>, grid_of_threads(batch * size), 0, sums, range, p.shells, batch, parts, size, out);
   return walk.bytes();
 }
 
 }  // namespace
 
-ShellRange shell_range(const std::int32_t* shell, std::int64_t count, void* memory, Stream stream) {
-  auto* const on_device = static_cast<ShellRange*>(memory);
-  set_zero(on_device, sizeof *on_device, stream);
+void find_shell_range(const std::int32_t* shell, std::int64_t count, ShellRange* range, Stream stream) {
+  set_zero(range, sizeof *range, stream);
   launch(range_kernel, grid_of_blocks(std::min((count + kThreads - 1) / kThreads, kRangeBlocks)), 0, stream, shell,
-         count, on_device);
-  ShellRange range;
-  read_back(&range, on_device, sizeof range, stream);
-  return range;
+         count, range);
 }
 
 template <class T>
 std::int64_t shells_bytes(const ShellSum<T>& p, std::int64_t modes, std::int64_t batch) {
-  return run<T>(p, modes, batch, nullptr, nullptr, nullptr);
+  return run<T>(p, nullptr, modes, batch, nullptr, nullptr, nullptr);
 }
 
 template <class T>
-void shells(const ShellSum<T>& p, std::int64_t modes, std::int64_t batch, void* memory, T* out, Stream stream) {
-  run(p, modes, batch, memory, out, stream);
+void shells(const ShellSum<T>& p, const ShellRange* range, std::int64_t modes, std::int64_t batch, void* memory, T* out,
+            Stream stream) {
+  run(p, range, modes, batch, memory, out, stream);
 }
 
 template std::int64_t shells_bytes<float>(const ShellSum<float>&, std::int64_t, std::int64_t);
 template std::int64_t shells_bytes<double>(const ShellSum<double>&, std::int64_t, std::int64_t);
-template void shells<float>(const ShellSum<float>&, std::int64_t, std::int64_t, void*, float*, Stream);
-template void shells<double>(const ShellSum<double>&, std::int64_t, std::int64_t, void*, double*, Stream);
+template void shells<float>(const ShellSum<float>&, const ShellRange*, std::int64_t, std::int64_t, void*, float*,
+                            Stream);
+template void shells<double>(const ShellSum<double>&, const ShellRange*, std::int64_t, std::int64_t, void*, double*,
+                             Stream);
 
 }  // namespace gramian::cuda

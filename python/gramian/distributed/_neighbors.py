@@ -10,7 +10,6 @@ from torch import Tensor
 from gramian.neighbors import Neighbors
 from gramian.neighbors import knn as local_knn
 from gramian.neighbors._knn import knn_both
-from gramian.neighbors._knn import merge as merge_by_sorting
 
 from ._ranks import Meeting, Ranks, rows_of
 
@@ -81,8 +80,6 @@ def search(x: Tensor, k: int, y: Tensor, metric: str, start: int) -> Neighbors:
 
 def merge(before: Neighbors, after: Neighbors, k: int, *, largest: bool) -> Neighbors:
     """Return the best of both sorted lists, equal distances by the lower index."""
-    if before.distances.device.type != "cpu":
-        return merge_by_sorting(before, after, k, largest=largest)
     return Neighbors(*torch.ops.gramian.neighbors_knn_merge(*before, *after, k, largest))
 
 
@@ -150,7 +147,7 @@ def meetings(
 def _meet(
     x: Tensor, y: Tensor, k: int, metric: str, reach: tuple[Tensor, Tensor], *, forth: bool, back: bool
 ) -> tuple[Neighbors | None, Neighbors | None]:
-    if forth and back and x.device.type == "cpu":
+    if forth and back:
         return knn_both(x, y, k, metric=metric, reach=reach)
     return (
         search(x, k, y, metric, 0) if forth else None,
