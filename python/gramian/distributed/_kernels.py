@@ -203,7 +203,7 @@ def ntk_top(
         x: ``[n_r, ...]``, this rank's inputs; any number, also none, and not none on all. Or a DTensor sharded by rows.
         k: eigenpairs, from 1 to ``n c``.
         params: names of the parameters to differentiate by; by default all that require a gradient.
-        block_size: samples that go through the network at a time, 256 by default.
+        block_size: samples that go through the network at a time, as in `ntk.ntk_top`.
         tol: stop when all residuals are below this share of the largest eigenvalue.
         max_iter: most products; ``10 k + 100`` by default, never more than ``n c``.
         generator: of the random start; that of the first rank rules, torch's own without it.
@@ -302,7 +302,7 @@ def streamed_label_alignment(
         x: ``[n_r, ...]``, this rank's inputs; any number, also none, and not none on all. Or a DTensor sharded by rows.
         labels: ``[n_r]`` integer classes of this rank's samples, not negative.
         params: names of the parameters to differentiate by; by default all that require a gradient.
-        block_size: rows of the kernel at a time, 256 by default.
+        block_size: rows of the kernel at a time, 1024 by default.
         centered: centre both kernels first.
         group: the ranks; all by default. Without torch.distributed, one.
 

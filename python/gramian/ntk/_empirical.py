@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from torch import nn
 
-__all__ = ["empirical_ntk"]
+__all__ = ["empirical_ntk", "samples_at_once"]
 
 _layers_gram = torch.ops.gramian.ntk_layers_gram_.default
 
@@ -35,7 +35,7 @@ def _explain(factors: Sequence[Factors], costs: Sequence[LayerCost], *, header: 
 _WRITTEN_BYTES = 128 << 20  # factors that are written out at a time
 
 
-def _block_size(
+def samples_at_once(
     model: nn.Module,
     x: Tensor,
     outputs: str | int | Tensor,
@@ -43,6 +43,7 @@ def _block_size(
     wanted: int | None,
     memory_bytes: int,
 ) -> int:
+    """Samples that go through the network at a time: as wanted, or as many as memory holds the factors of."""
     if wanted is not None:
         if wanted < 1:
             raise ValueError(f"empirical_ntk: block_size must be at least 1, got {wanted}")
@@ -196,7 +197,7 @@ def empirical_ntk(
     symmetric, trace = x2 is None, isinstance(outputs, str) and outputs == "trace"
     full = isinstance(outputs, Tensor) or outputs == "full"
     n, m = len(x1), len(x1 if x2 is None else x2)
-    size = _block_size(model, x1, outputs, params, block_size, memory_bytes)
+    size = samples_at_once(model, x1, outputs, params, block_size, memory_bytes)
     pairs = [(i, j) for i in range(0, n, size) for j in range(0, m, size) if not symmetric or j >= i]
     kernel = torch.empty(0)
     for at, (i, j) in progress_bar(list(enumerate(pairs)), "tangent kernel", shown=progress):

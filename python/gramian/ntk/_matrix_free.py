@@ -12,7 +12,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from gramian._lanczos import Eigenpairs, lanczos
 from gramian._progress import progress_bar
 
-from ._empirical import empirical_ntk
+from ._empirical import empirical_ntk, samples_at_once
 from ._recording import Factors, check, factors_of, record, selected
 
 if TYPE_CHECKING:
@@ -20,7 +20,8 @@ if TYPE_CHECKING:
 
 __all__ = ["Eigenpairs", "ntk_diagonal", "ntk_top", "ntk_trace", "ntk_vp", "streamed_label_alignment"]
 
-_BLOCK = 256  # samples that go through the network at a time when nobody says
+_BLOCK = 1024  # rows of a streamed kernel, and most samples of a product, when nobody says
+_KEPT_BYTES = 128 << 20  # for what a backward pass keeps of the forward one; a larger share was no faster
 
 
 @contextmanager
@@ -58,23 +59,38 @@ def check_labels(op: str, labels: Tensor, n: int) -> None:
         )
 
 
+def _one_sample(model: nn.Module, x: Tensor) -> tuple[Tensor, int]:
+    """Return the output, and the bytes that a backward pass would need beside the parameters."""
+    kept: dict[int, int] = {}
+
+    def note(saved: Tensor) -> Tensor:
+        kept[saved.data_ptr()] = saved.numel() * saved.element_size()
+        return saved
+
+    with torch.enable_grad(), torch.autograd.graph.saved_tensors_hooks(note, lambda saved: saved):
+        out = model(x)
+    for p in model.parameters():
+        kept.pop(p.data_ptr(), None)
+    return out.detach(), sum(kept.values())
+
+
 class _Operator:
     """v -> K v by a backward and a forward derivative of the network, a block of samples at a time."""
 
     def __init__(
         self, op: str, model: nn.Module, x: Tensor, params: Sequence[str] | None, block_size: int | None
     ) -> None:
-        size = samples_at_a_time(op, block_size)
+        most = samples_at_a_time(op, block_size)
         if len(x) == 0:
             raise ValueError(f"{op}: x must have at least one sample, got 0")
         check(model)
         wanted = set(selected(model, params).values())
-        self.model, self.blocks = model, torch.split(x, size)
+        self.model = model
         everything = {name: p.detach() for name, p in model.named_parameters()}
         self.weights = {name: p for name, p in everything.items() if name in wanted}
         self.fixed = {name: p for name, p in everything.items() if name not in wanted}
-        with torch.no_grad():
-            out = model(x[:1])
+        out, kept = _one_sample(model, x[:1])
+        self.blocks = torch.split(x, block_size or max(1, min(most, _KEPT_BYTES // max(1, kept))))
         if out.ndim not in (1, 2) or len(out) != 1:
             raise ValueError(f"{op}: model must give [n, c] or [n] for n samples, got shape {tuple(out.shape)} for one")
         self.shape = (len(x), 1 if out.ndim == 1 else out.shape[1])
@@ -118,7 +134,8 @@ def ntk_vp(
         x: ``[n, ...]`` inputs, in the dtype and on the device that the model takes.
         v: ``[n, c]``, or ``[n, c, k]``: ``k`` vectors; in the dtype of the outputs.
         params: names of the parameters to differentiate by; by default all that require a gradient.
-        block_size: samples that go through the network at a time, 256 by default.
+        block_size: samples that go through the network at a time; by default as many as a backward pass keeps 128 MiB of,
+            at most 1024.
 
     Returns:
         The product, shape and dtype of ``v``.
@@ -174,7 +191,8 @@ def ntk_top(
         x: ``[n, ...]`` inputs, in the dtype and on the device that the model takes.
         k: eigenpairs, from 1 to ``n c``.
         params: names of the parameters to differentiate by; by default all that require a gradient.
-        block_size: samples that go through the network at a time, 256 by default.
+        block_size: samples that go through the network at a time; by default as many as a backward pass keeps 128 MiB of,
+            at most 1024.
         tol: stop when all residuals are below this share of the largest eigenvalue.
         max_iter: most products with the kernel; ``10 k + 100`` by default, never more than ``n c``.
         generator: of the random start; torch's own without it.
@@ -237,7 +255,8 @@ def ntk_diagonal(
         model: a module that maps ``[n, ...]`` to ``[n, c]`` (or ``[n]``: one output), sample by sample.
         x: ``[n, ...]`` inputs, in the dtype and on the device that the model takes.
         params: names of the parameters to differentiate by; by default all that require a gradient.
-        block_size: samples that go through the network at a time, 256 by default.
+        block_size: samples that go through the network at a time; by default as many as keep the layers' inputs and gradients
+            within 128 MiB.
 
     Returns:
         ``[n, c]``, float64 for a float64 model, else float32.
@@ -262,9 +281,10 @@ def ntk_diagonal(
         tensor([[6.],
                 [1.]])
     """
-    size = samples_at_a_time("ntk_diagonal", block_size)
+    most = samples_at_a_time("ntk_diagonal", block_size)
     if len(x) == 0:
         raise ValueError("ntk_diagonal: x must have at least one sample, got 0")
+    size = min(most, samples_at_once(model, x, "full", params, block_size, _KEPT_BYTES))
     blocks = [
         torch.stack([_squares(f) for f in factors_of(record(model, block, "full", params))]).sum(0)
         for block in torch.split(x, size)
@@ -297,7 +317,8 @@ def ntk_trace(
         model: a module that maps ``[n, ...]`` to ``[n, c]`` (or ``[n]``: one output), sample by sample.
         x: ``[n, ...]`` inputs, in the dtype and on the device that the model takes.
         params: names of the parameters to differentiate by; by default all that require a gradient.
-        block_size: samples that go through the network at a time, 256 by default.
+        block_size: samples that go through the network at a time; by default as many as keep the layers' inputs and gradients
+            within 128 MiB.
 
     Returns:
         Scalar tensor, float64.
@@ -340,7 +361,7 @@ def streamed_label_alignment(
         x: ``[n, ...]`` inputs, in the dtype and on the device that the model takes.
         labels: ``[n]`` integer classes.
         params: names of the parameters to differentiate by; by default all that require a gradient.
-        block_size: rows of the kernel at a time, 256 by default.
+        block_size: rows of the kernel at a time, 1024 by default.
         centered: centre both kernels first, as `center` does.
         progress: show a bar over the blocks (with tqdm installed).
 
