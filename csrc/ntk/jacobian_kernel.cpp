@@ -60,17 +60,22 @@ void pack_lanes(const Rows source, const LaneRows& lanes, std::int64_t first, st
     return (start + t) / line.size * lines.stride + (start + t) % line.size * line.stride;
   };
 
+  // Features from k on that are of one part.
+  const auto adjacent = [&](std::int64_t k) {
+    return source.part == 0 ? count - k : smaller(count - k, source.part - (first + k) % source.part);
+  };
+
   if (lanes.split > 0) {  // one or two samples: their values, broadcast
     IntVec<T> second;
     for (int r = 0; r < kN; ++r) second[r] = r < lanes.split ? 0 : -1;
-    for (std::int64_t t = 0; t < depth; ++t) {
-      const T* const one = values + lanes.offset[0] + position(t);
-      const T* const other = values + lanes.offset[kN - 1] + position(t);
-      for (std::int64_t k = 0; k < count; ++k) {
-        const std::int64_t at = feature_offset(source, first + k);
-        store(place(k, t), second ? broadcast(other[at]) : broadcast(one[at]));
+    for (std::int64_t t = 0; t < depth; ++t)
+      for (std::int64_t k = 0; k < count;) {
+        const std::int64_t length = adjacent(k), at = feature_offset(source, first + k) + position(t);
+        const T* const one = values + lanes.offset[0] + at;
+        const T* const other = values + lanes.offset[kN - 1] + at;
+        for (std::int64_t f = 0; f < length; ++f, ++k)
+          store(place(k, t), second ? broadcast(other[f * source.col_stride]) : broadcast(one[f * source.col_stride]));
       }
-    }
     return;
   }
 
@@ -98,8 +103,7 @@ void pack_lanes(const Rows source, const LaneRows& lanes, std::int64_t first, st
   }
   for (std::int64_t t = 0; t < depth; ++t)
     for (std::int64_t k = 0; k < count;) {
-      const std::int64_t left = source.part == 0 ? count - k : source.part - (first + k) % source.part;
-      const int length = static_cast<int>(smaller(smaller(kN, count - k), left));
+      const int length = static_cast<int>(smaller(kN, adjacent(k)));
       Vec<T> rows[kN];
       square(source, feature_offset(source, first + k) + position(t), length, rows);
 #pragma GCC unroll 16

@@ -129,10 +129,12 @@ struct Rectangle {
 };
 
 // Rectangles of about `depth` vectors, as near to squares as the widths allow: each side of one is packed anew for every cut of
-// the other. Cuts of g are whole squares of lanes, which are packed fastest.
-inline std::vector<Rectangle> rectangles_of(const std::vector<LinearLayer>& layers, std::int64_t depth, bool wide) {
+// the other. Cuts of g are whole squares of lanes, which are packed fastest; where several outputs share their a, which then is
+// broadcast, they are half as long.
+inline std::vector<Rectangle> rectangles_of(const std::vector<LinearLayer>& layers, std::int64_t outputs,
+                                            std::int64_t depth, bool wide) {
   const auto& kernel = GRAMIAN_KERNELS(jacobian);
-  const auto side = static_cast<std::int64_t>(std::sqrt(static_cast<double>(depth)));
+  const auto side = static_cast<std::int64_t>(std::sqrt(static_cast<double>(depth))) / (outputs > 1 ? 2 : 1);
   std::vector<Rectangle> rectangles;
   for (const LinearLayer& layer : layers) {
     const std::int64_t a_features = layer.a1.cols + (layer.ones ? 1 : 0), g_features = layer.g1.cols;
@@ -159,7 +161,7 @@ inline void add_materialised(const std::vector<LinearLayer>& layers, KernelMatri
   const bool wide = like.scalar_type() == ScalarType::Double;
   const std::int64_t row_bytes = (k.rows + (k.symmetric ? 0 : k.cols)) * (wide ? 8 : 4);
   const std::int64_t wanted = std::max(kPieceBytes / row_bytes, kLeast);
-  const std::vector<Rectangle> rectangles = rectangles_of(layers, wanted, wide);
+  const std::vector<Rectangle> rectangles = rectangles_of(layers, k.outputs, wanted, wide);
   std::int64_t whole = 0, largest = 1;
   for (const Rectangle& rectangle : rectangles) {
     whole += rectangle.vectors;

@@ -5,6 +5,7 @@ For a whole batch of samples and all outputs at once; what a layer's factors are
 
 from __future__ import annotations
 
+from collections import Counter
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -13,7 +14,6 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 from torch.autograd.graph import GradientEdge, get_gradient_edge
-from torch.nn.utils.parametrize import is_parametrized
 
 from ._by_samples import by_samples, quietly
 from ._rules import MOST_ONE_HOT, RULES, Call, Gradients, Part, refusal, sample_axis, tensors_in
@@ -121,14 +121,16 @@ def _owners(
     model: nn.Module, wanted: dict[nn.Parameter, str]
 ) -> Iterator[tuple[str, nn.Module, dict[str, nn.Parameter]]]:
     """Modules that are watched, with their wanted parameters; some compute with their children's parameters themselves."""
-    inside: list[str] = []
+    inside: tuple[str, ...] = ()
     for name, module in model.named_modules():
-        if any(name.startswith(prefix) for prefix in inside):
+        if name.startswith(inside):
             continue
-        whole = isinstance(module, nn.MultiheadAttention) or is_parametrized(module)
+        # is_parametrized, without asking the module for an attribute that most have not: torch makes an error's text of it
+        whole = isinstance(module, nn.MultiheadAttention) or "parametrizations" in module._modules
         if whole:
-            inside.append(f"{name}." if name else "")
-        own = {n: p for n, p in module.named_parameters(recurse=whole) if p in wanted}
+            inside += (f"{name}." if name else "",)
+        held = module.named_parameters() if whole else module._parameters.items()
+        own = {n: p for n, p in held if p in wanted}
         if own:
             yield name, module, own
 
@@ -331,22 +333,19 @@ def factors_of(recording: Recording, outputs: slice = slice(None), *, apart: boo
             weight = part.weight if part.weight in wanted else None
             bias = part.bias if part.bias in wanted else None
             if weight is not None:
-                uses.append((replace(part, bias=bias), gradients))
+                uses.append((part if bias is part.bias else replace(part, bias=bias), gradients))
             elif bias is not None:
                 uses.append((Part(None, bias, None, part.g), gradients))
     if not uses:
         raise refusal("params must reach the output, got a model whose output does not depend on them")
 
     # A parameter's gradient is summed over its uses. Weight and bias of a layer stay together where they always are.
-    partners: dict[nn.Parameter, set[tuple[nn.Parameter | None, nn.Parameter | None]]] = {}
-    for part, _ in uses:
-        for parameter in (part.weight, part.bias):
-            if parameter is not None:
-                partners.setdefault(parameter, set()).add((part.weight, part.bias))
+    pairs = {(part.weight, part.bias) for part, _ in uses}
+    partners = Counter(p for pair in pairs for p in pair if p is not None)
     grouped: dict[tuple[nn.Parameter | None, nn.Parameter | None], list[tuple[Part, list[Gradients]]]] = {}
     for part, gradients in uses:
         pieces = [part]
-        if part.weight is not None and part.bias is not None and len(partners[part.weight] | partners[part.bias]) > 1:
+        if part.weight is not None and part.bias is not None and max(partners[part.weight], partners[part.bias]) > 1:
             pieces = [replace(part, bias=None), Part(None, part.bias, None, part.g)]
         for piece in pieces:
             grouped.setdefault((piece.weight, piece.bias), []).append((piece, gradients))

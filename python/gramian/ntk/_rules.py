@@ -97,13 +97,13 @@ def _positions_last(g: Tensor) -> Tensor:
 
 def _linear(call: Call) -> list[Part]:
     module, x = cast("nn.Linear", call.module), _input(call).detach()
-    positions = x.shape[1:-1].numel()
+    n, positions = x.shape[0], x.shape[1:-1].numel()
 
     def g(gradients: Gradients) -> Tensor:
-        return _first(gradients).reshape(-1, len(x), positions, module.out_features).movedim(0, 1)
+        return _first(gradients).reshape(-1, n, positions, module.out_features).movedim(0, 1)
 
     weight, bias = cast("nn.Parameter", module.weight), cast("nn.Parameter | None", module.bias)
-    return [Part(weight, bias, lambda: x.reshape(len(x), positions, -1), g)]
+    return [Part(weight, bias, lambda: x.reshape(n, positions, -1), g)]
 
 
 def _windows(x: Tensor, kernel: Sequence[int], stride: Sequence[int], dilation: Sequence[int]) -> Tensor:
