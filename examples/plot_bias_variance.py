@@ -82,9 +82,9 @@ def plot(found: dict[str, dict[int, Decomposition]], path: Path) -> None:
     for axis, (what, by_size) in zip(axes, found.items(), strict=True):
         for part, style in {"bias2": "o-", "variance": "s-", "optimisation": "^--", "sampling": "v--"}.items():
             axis.plot(list(by_size), [float(getattr(parts, part)) for parts in by_size.values()], style, label=part)
-        axis.set(
-            xlabel=what, title=f"squared error by {what}", yscale="log", xscale="log" if what == "width" else "linear"
-        )
+        axis.set(xlabel=what, title=f"squared error by {what}", yscale="log", xscale="log")
+        axis.set_xticks(list(by_size), [str(size) for size in by_size])
+        axis.set_xticks([], minor=True)
     axes[0].legend()
     figure.savefig(path, dpi=150)
 
