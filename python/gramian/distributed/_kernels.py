@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from gramian import ntk
 from gramian._lanczos import Eigenpairs, lanczos
 from gramian._safetensors import load, save
-from gramian.ntk._matrix_free import KernelSums, _Operator, aligned, check_labels, most_products, samples_at_a_time
+from gramian.ntk._matrix_free import KernelSums, _Operator, aligned, check_labels, checked_block_size, most_products
 from gramian.ntk._recording import selected
 
 from ._neighbors import starts_of
@@ -339,7 +339,7 @@ def streamed_label_alignment(
         check_labels(op, marks, len(own))
         if len(marks) and int(marks.min()) < 0:
             raise ValueError(f"{op}: labels must not be negative, got {int(marks.min())}")
-        size = samples_at_a_time(op, block_size)
+        size = checked_block_size(op, block_size)
         return KernelSums.of(model, own, marks, None, params, size), size
 
     found, problem = _tried(own_sums)

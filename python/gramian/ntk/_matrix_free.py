@@ -36,7 +36,7 @@ def differentiable() -> Iterator[None]:
         torch.backends.mha.set_fastpath_enabled(fast)
 
 
-def samples_at_a_time(op: str, block_size: int | None) -> int:
+def checked_block_size(op: str, block_size: int | None) -> int:
     if block_size is not None and block_size < 1:
         raise ValueError(f"{op}: block_size must be at least 1, got {block_size}")
     return _BLOCK if block_size is None else block_size
@@ -80,7 +80,7 @@ class _Operator:
     def __init__(
         self, op: str, model: nn.Module, x: Tensor, params: Sequence[str] | None, block_size: int | None
     ) -> None:
-        most = samples_at_a_time(op, block_size)
+        most = checked_block_size(op, block_size)
         if len(x) == 0:
             raise ValueError(f"{op}: x must have at least one sample, got 0")
         check(model)
@@ -281,7 +281,7 @@ def ntk_diagonal(
         tensor([[6.],
                 [1.]])
     """
-    most = samples_at_a_time("ntk_diagonal", block_size)
+    most = checked_block_size("ntk_diagonal", block_size)
     if len(x) == 0:
         raise ValueError("ntk_diagonal: x must have at least one sample, got 0")
     size = min(most, samples_at_once(model, x, "full", params, block_size, _KEPT_BYTES))
@@ -392,7 +392,7 @@ def streamed_label_alignment(
     op = "streamed_label_alignment"
     n = len(x)
     check_labels(op, labels, n)
-    size = samples_at_a_time(op, block_size)
+    size = checked_block_size(op, block_size)
     sums = KernelSums.of(model, x, labels, None, params, size, progress=progress)
     counts = torch.bincount(labels - labels.min()).double()
     return aligned(sums, counts[labels - labels.min()], n, centered=centered)
