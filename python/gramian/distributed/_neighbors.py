@@ -9,7 +9,7 @@ from torch import Tensor
 
 from gramian.neighbors import Neighbors
 from gramian.neighbors import knn as local_knn
-from gramian.neighbors._knn import knn_both
+from gramian.neighbors._sweeps import knn_both
 
 from ._ranks import Meeting, Ranks, rows_of
 

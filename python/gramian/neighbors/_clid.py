@@ -13,7 +13,8 @@ from gramian._progress import progress_bar
 from ._comparison import standardize
 from ._dimension import twonn, twonn_from
 from ._kmeans import kmeans
-from ._knn import Neighbors, knn, knn_pass, normalize
+from ._knn import Neighbors, knn, normalize
+from ._sweeps import knn_pass
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
