@@ -149,8 +149,8 @@ def test_what_a_graph_cannot_refuse_shows_in_its_results(call):
 # ---- The Python layers, which must leave tensors on their device: here meta, which nothing can be read from ----
 
 
-@pytest.mark.parametrize("method", ["lanczos", "power"])
-def test_singular_values_are_sought_on_the_device_and_looked_at_every_eighth_step(monkeypatch, method):
+@pytest.mark.parametrize(("method", "top"), [("lanczos", 1), ("lanczos", 2), ("power", 1)])
+def test_singular_values_are_sought_on_the_device_and_looked_at_every_eighth_step(monkeypatch, method, top):
     looked = []
     monkeypatch.setattr(torch.Tensor, "cpu", lambda t: torch.zeros(t.shape, dtype=t.dtype))
     monkeypatch.setattr(
@@ -159,11 +159,11 @@ def test_singular_values_are_sought_on_the_device_and_looked_at_every_eighth_ste
     j = torch.empty(2, 16, 12, device="meta")
     search, right = _search.solve(
         "sigma",
-        lambda v: (j @ v[..., None])[..., 0],
-        lambda u: (j.mT @ u[..., None])[..., 0],
+        lambda v: (j.mT @ (j @ v[..., None]))[..., 0],
         torch.empty(2, 12, device="meta"),
+        halves=(lambda v: (j @ v[..., None])[..., 0], lambda u: (j.mT @ u[..., None])[..., 0]),
         method=method,
-        top=1,
+        top=top,
         tol=0.0,
         max_iter=10,
     )
