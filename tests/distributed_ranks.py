@@ -1,4 +1,4 @@
-"""What tests of several processes run: one launch of ranks goes through many checks, as each process imports torch anew."""
+"""What tests of several processes run: one launch of ranks goes through many checks; processes are forked from one that has imported torch."""
 
 import contextlib
 import datetime as dt
@@ -39,7 +39,8 @@ def launch(size, body, *arguments, dying=()):
         results = Path(folder) / "results"
         results.mkdir()
         paths = [results / str(rank) for rank in range(size)]
-        context = mp.get_context("spawn")
+        context = mp.get_context("forkserver")
+        context.set_forkserver_preload(["gramian.distributed", body.__module__])
         start = functools.partial(
             _start, port_file=f"{folder}/store", body=body, results=str(results), arguments=arguments
         )

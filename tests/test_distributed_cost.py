@@ -3,6 +3,7 @@
 import pytest
 
 from gramian.distributed import Link, kmeans_cost, knn_cost, links, most_ranks, ntk_cost
+from gramian.distributed._neighbors import pieces_of
 from tests.reference.distributed import simulate_ring
 
 SLOW = Link(1e6, 1e-2)
@@ -11,7 +12,7 @@ SLOW = Link(1e6, 1e-2)
 @pytest.mark.parametrize("ranks", [1, 2, 3, 4, 7, 8, 64])
 @pytest.mark.parametrize("link", [*links.values(), SLOW])
 def test_knn_cost_is_that_of_a_simulated_ring(ranks, link):
-    rows, d, k, rate, pieces = 20_000.0 * ranks, 128, 10, 1e11, 4
+    rows, d, k, rate, pieces = 20_000.0 * ranks, 128, 10, 1e11, pieces_of([20_000])
     cost = knn_cost(rows, d, k, ranks, link=link, rate=rate)
     clock = simulate_ring([rows / ranks] * ranks, 2 * d, 4 * d, lambda _, theirs: theirs * k * 12, rate, link, pieces)
     assert cost.seconds == pytest.approx(max(clock), rel=1e-9)  # the same sums in another order

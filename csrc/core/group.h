@@ -25,10 +25,20 @@ class Group {
   bool alone() const { return !name_.has_value(); }
   std::int64_t rank() const { return rank_; }
 
-  // values[0, count) become sums over the ranks, added in their order: the same bits on every rank.
+  // float64 numbers over the ranks, added in their order: the same bits on every rank.
+  Tensor sum(const Tensor& values) const { return call("gramian_distributed::sum", values); }
+
+  // So many are added next: what the others send may arrive from now on.
+  void expect(std::int64_t count) const {
+    if (alone()) return;
+    std::array<StableIValue, 2> stack{torch::stable::detail::from(count), torch::stable::detail::from(*name_)};
+    run("gramian_distributed::expect", stack);
+  }
+
+  // values[0, count) become sums.
   void sum(double* values, std::int64_t count) const {
     if (alone() || count == 0) return;
-    const Tensor total = call("gramian_distributed::sum", values, count);
+    const Tensor total = sum(copied(values, count));
     std::copy_n(static_cast<const double*>(total.const_data_ptr()), count, values);
   }
   double sum(double value) const {
@@ -39,18 +49,26 @@ class Group {
   // The values of all ranks, one rank after the other: [ranks, count].
   std::vector<double> gather(const double* values, std::int64_t count) const {
     if (alone()) return {values, values + count};
-    const Tensor all = call("gramian_distributed::gather", values, count);
+    const Tensor all = call("gramian_distributed::gather", copied(values, count));
     const auto* data = static_cast<const double*>(all.const_data_ptr());
     return {data, data + all.numel()};
   }
 
  private:
-  Tensor call(const char* op, const double* values, std::int64_t count) const {
+  Tensor copied(const double* values, std::int64_t count) const {
     Tensor given = torch::stable::new_empty(like_, {count}, ScalarType::Double);
     std::copy_n(values, count, static_cast<double*>(given.mutable_data_ptr()));
+    return given;
+  }
+
+  Tensor call(const char* op, const Tensor& given) const {
     std::array<StableIValue, 2> stack{torch::stable::detail::from(given), torch::stable::detail::from(*name_)};
-    if (torch_call_dispatcher(op, "", stack.data(), TORCH_ABI_VERSION) != 0) throw GroupFailed();
+    run(op, stack);
     return torch::stable::detail::to<Tensor>(stack[0]);
+  }
+
+  static void run(const char* op, std::array<StableIValue, 2>& stack) {
+    if (torch_call_dispatcher(op, "", stack.data(), TORCH_ABI_VERSION) != 0) throw GroupFailed();
   }
 
   std::optional<std::string> name_;

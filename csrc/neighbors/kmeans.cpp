@@ -15,15 +15,15 @@ constexpr const char* kOp = "kmeans";
 // them, so that ranks talk once a round, how many points moved, and whether sums are made of differences.
 struct Totals {
   std::int64_t k, d;
-  std::vector<double> values;
+  Tensor tensor;
+  double* values = static_cast<double*>(tensor.mutable_data_ptr());
 
-  Totals(std::int64_t k_given, std::int64_t d_given)
-      : k(k_given), d(d_given), values(static_cast<std::size_t>(k * (d + 2) + 2)) {}
-  double* sum(std::int64_t j) { return values.data() + j * d; }
-  double& weight(std::int64_t j) { return values[static_cast<std::size_t>(k * d + j)]; }
-  double& count(std::int64_t j) { return values[static_cast<std::size_t>(k * (d + 1) + j)]; }
-  double& moved() { return values[values.size() - 2]; }
-  double& differences() { return values.back(); }
+  static std::int64_t size(std::int64_t k, std::int64_t d) { return k * (d + 2) + 2; }
+  double* sum(std::int64_t j) { return values + j * d; }
+  double& weight(std::int64_t j) { return values[k * d + j]; }
+  double& count(std::int64_t j) { return values[k * (d + 1) + j]; }
+  double& moved() { return values[size(k, d) - 2]; }
+  double& differences() { return values[size(k, d) - 1]; }
 };
 
 template <class T>
@@ -31,7 +31,7 @@ class Lloyd {
  public:
   // `centers` [k, d] is updated in place.
   Lloyd(const Tensor& x, const double* weights, T* centers, std::int64_t k, const Means& means, double largest,
-        const KmeansOptions& options, const Group& group)
+        const KmeansOptions& options, const Group& group, double n_all)
       : group_(group),
         n_(x.size(0)),
         d_(x.size(1)),
@@ -45,22 +45,23 @@ class Lloyd {
         packed_(1, kernel().points_size(n_, d_) * static_cast<std::int64_t>(sizeof(T))),
         labels_(size(n_), -1),
         next_(size(n_)),
-        n_all_(group.sum(static_cast<double>(n_))),
-        own_(k, d_),
-        all_(group.alone() ? 0 : k, d_) {
+        n_all_(n_all),
+        own_{k, d_, torch::stable::new_zeros(x, {Totals::size(k, d_)}, ScalarType::Double)},
+        all_(own_) {
     run_pieces(n_, kAssignPoints, [&](std::int64_t begin, std::int64_t end, std::int64_t) {
       kernel().pack_points(set_.points(), nullptr, begin, end, static_cast<T*>(packed_.of(0)));
     });
   }
 
   std::int64_t run() {
-    const double enough = options_.tol * variance();
+    const double enough = options_.tol > 0 ? options_.tol * variance() : 0;
     for (std::int64_t round = 1; round <= options_.max_iter; ++round) {
+      group_.expect(Totals::size(k_, d_));
       assign();
       const bool were_stale = stale_;
       add_moves();
-      if (totals().moved() == 0 && !were_stale) {
-        if (totals().differences() == 0 || !renew_centers()) return round;
+      if (all_.moved() == 0 && !were_stale) {
+        if (all_.differences() == 0 || !renew_centers()) return round;
         --round;
         continue;
       }
@@ -248,17 +249,14 @@ class Lloyd {
   // Each worker owns whole sums and adds to them in the order of the points, so no bit depends on the number of workers.
   void add_moves() {
     if (collect_moves()) add_collected();
-    if (!group_.alone()) {
-      all_ = own_;
-      group_.sum(all_.values.data(), static_cast<std::int64_t>(all_.values.size()));
-    }
+    if (!group_.alone()) all_ = {k_, d_, group_.sum(own_.tensor)};
     labels_ = next_;
     stale_ = false;
   }
 
   void add_collected() {
     if (fresh_) {
-      std::fill_n(own_.values.begin(), k_ * (d_ + 2), 0);
+      std::fill_n(own_.values, k_ * (d_ + 2), 0);
       rounds_since_renewal_ = 0;
     }
     const std::int64_t slices = block_count(d_, kSumFeatures);
@@ -287,19 +285,15 @@ class Lloyd {
     return move_centers() > 0;
   }
 
-  // Sums over the points of all ranks.
-  Totals& totals() { return group_.alone() ? own_ : all_; }
-
   // Each empty cluster takes the point that is farthest from its own centre, unless that is the last of its cluster.
   void relocate() {
-    Totals& all = totals();
-    const auto empty = [&](std::int64_t j) { return all.count(j) == 0; };
+    const auto empty = [&](std::int64_t j) { return all_.count(j) == 0; };
     std::int64_t j = 0;
     while (j < k_ && !empty(j)) ++j;
     if (j == k_) return;
     const std::vector<double> squared = distances();
     std::vector<double> rounding(size(k_));
-    for (std::int64_t c = 0; c < k_; ++c) rounding[size(c)] = rounding_of_mean(centers_ + c * d_, d_, all.count(c));
+    for (std::int64_t c = 0; c < k_; ++c) rounding[size(c)] = rounding_of_mean(centers_ + c * d_, d_, all_.count(c));
     std::vector<std::int32_t> order;
     for (std::size_t i = 0; i < squared.size(); ++i)
       if (squared[i] > rounding[size(labels_[i])] && (weights_ == nullptr || weights_[i] > 0))
@@ -315,7 +309,7 @@ class Lloyd {
       std::int32_t point = -1;
       while (point < 0 && !order.empty()) {
         std::pop_heap(order.begin(), order.end(), nearer);
-        if (all.count(labels_[size(order.back())]) > 1) point = order.back();
+        if (all_.count(labels_[size(order.back())]) > 1) point = order.back();
         order.pop_back();
       }
       double offer[3] = {-1, 0, 0};  // how far, from which cluster, of what weight
@@ -340,28 +334,27 @@ class Lloyd {
       const auto from = static_cast<std::int64_t>(offers[best + 1]);
       const double weight = offers[best + 2];
       for (std::int64_t f = 0; f < d_; ++f) {
-        all.sum(from)[f] -= weight * row[size(f)];
-        all.sum(j)[f] = row[size(f)];
+        all_.sum(from)[f] -= weight * row[size(f)];
+        all_.sum(j)[f] = row[size(f)];
       }
-      all.weight(from) -= weight;
-      all.weight(j) = 1;
-      --all.count(from);
-      all.count(j) = 1;
+      all_.weight(from) -= weight;
+      all_.weight(j) = 1;
+      --all_.count(from);
+      all_.count(j) = 1;
       stale_ = true;  // the sums no longer are those of the labels
     }
   }
 
   // Centres from sums; a cluster without points keeps its own. Returns the sum of the squared distances they moved.
   double move_centers() {
-    Totals& all = totals();
     std::vector<double> shifts(size(k_));
     const std::int32_t* order = centroid_.empty() ? nullptr : centroid_.data();
     run_pieces(k_, kCenters, [&](std::int64_t begin, std::int64_t end, std::int64_t) {
       for (std::int64_t place = begin; place < end; ++place) {
         const std::int64_t j = order == nullptr ? place : order[place];
-        if (all.count(j) == 0) continue;
-        const double* sum = all.sum(j);
-        double divisor = all.weight(j);
+        if (all_.count(j) == 0) continue;
+        const double* sum = all_.sum(j);
+        double divisor = all_.weight(j);
         if (options_.spherical) divisor = std::sqrt(std::inner_product(sum, sum + d_, sum, 0.0));
         if (!(divisor > 0)) continue;
         for (std::int64_t f = 0; f < d_; ++f) {
@@ -387,8 +380,8 @@ class Lloyd {
   CentroidSet<T> centroids_;
   Workspace packed_;
   std::vector<std::int32_t> labels_, next_, members_;
-  double n_all_;  // points of all ranks
-  Totals own_, all_;
+  double n_all_;      // points of all ranks
+  Totals own_, all_;  // sums over this rank's points, and over those of all
   std::vector<std::int64_t> offsets_;
   std::vector<std::int32_t> order_, label_at_;     // with bounds: the points by place, and their labels
   std::vector<std::int32_t> centroid_, place_of_;  // with bounds: the centres by place, and their places
@@ -409,15 +402,16 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> neighbors_kmeans_cpu(
     using T = decltype(zero);
     const Tensor rows = readable(x, call.dtype);
     Means means = measure(kOp, "x", rows_of(rows, element_of(kOp, "x", rows)));
+    const double n_all = group.sum(static_cast<double>(call.n));
     if (!group.alone()) {
-      const double share = static_cast<double>(call.n) / std::max(group.sum(static_cast<double>(call.n)), 1.0);
+      const double share = static_cast<double>(call.n) / std::max(n_all, 1.0);
       for (double& mean : means.mean) mean *= share;
       group.sum(means.mean.data(), x.size(1));
     }
     const double largest = measure(kOp, "init", rows_of(init, element_of(kOp, "init", init))).largest;
     torch::stable::copy_(call.centers, init);
     Lloyd<T> lloyd(rows, weights.data(), static_cast<T*>(call.centers.mutable_data_ptr()), call.k, means, largest,
-                   options, group);
+                   options, group, n_all);
     *static_cast<std::int64_t*>(call.n_iter.mutable_data_ptr()) = lloyd.run();
     lloyd.copy_labels(static_cast<std::int64_t*>(call.labels.mutable_data_ptr()));
     *static_cast<double*>(call.inertia.mutable_data_ptr()) = lloyd.inertia();

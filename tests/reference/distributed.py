@@ -22,7 +22,7 @@ def simulate_ring(shards, pair_flops, row_bytes, back, rate, link, pieces):
             arrived[to] = send(rank, shards[(to + step) % ranks] / pieces * row_bytes)
         return arrived
 
-    steps = [step for step in range(1, ranks // 2 + 1) for _ in range(pieces)]
+    steps = [step for _ in range(pieces) for step in range(1, ranks // 2 + 1)]
     coming = hop(1) if steps else clock
     for rank in range(ranks):
         clock[rank] += shards[rank] ** 2 / 2 * pair_flops / rate

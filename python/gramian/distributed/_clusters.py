@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import warnings
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 import torch.distributed as dist
@@ -20,9 +20,11 @@ from ._neighbors import problem_of, starts_of
 from ._ranks import RankError, Ranks, digest, rows_of
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
 __all__ = ["cluster", "kmeans"]
+
+T = TypeVar("T")
 
 _kmeans = torch.ops.gramian.neighbors_kmeans.default
 
@@ -31,7 +33,11 @@ _kmeans = torch.ops.gramian.neighbors_kmeans.default
 _calls: dict[str, Ranks] = {}
 _failures: dict[str, BaseException] = {}
 
-for _schema in ("sum(Tensor values, str group) -> Tensor", "gather(Tensor values, str group) -> Tensor"):
+for _schema in (
+    "sum(Tensor values, str group) -> Tensor",
+    "gather(Tensor values, str group) -> Tensor",
+    "expect(int count, str group) -> ()",
+):
     torch.library.define(f"gramian_distributed::{_schema.split('(')[0]}", _schema[_schema.index("(") :])
 
 
@@ -45,15 +51,19 @@ def _gather(values: Tensor, group: str) -> Tensor:
     return _keeping_failures(group, lambda ranks: ranks.gather(values))
 
 
-def _keeping_failures(group: str, call: Any) -> Tensor:
+@torch.library.impl("gramian_distributed::expect", "CompositeExplicitAutograd")
+def _expect(count: int, group: str) -> None:
+    _keeping_failures(group, lambda ranks: ranks.expect(count))
+
+
+def _keeping_failures(group: str, call: Callable[[Ranks], T]) -> T:
     if group not in _calls:
         raise ValueError(f"kmeans: group must be that of a call of gramian.distributed, got {group!r}")
     try:
-        result: Tensor = call(_calls[group])
+        return call(_calls[group])
     except BaseException as error:
         _failures[group] = error
         raise
-    return result
 
 
 def kmeans(

@@ -59,7 +59,7 @@ def _ring(
 ) -> tuple[float, float, float, float]:
     """Seconds, compute, communication and bytes of a symmetric ring of equal shards.
 
-    Each shard meets itself, at half price, then half of the others, which come in ``pieces``. While it computes, the next piece is on
+    Each shard meets itself, at half price, then half of the others, a piece of each and then the next. While it computes, the next piece is on
     its way; ``back`` says how many bytes of results go home after a meeting of so many own rows with so many of another.
     """
     own, meetings = rows / ranks, ranks // 2
@@ -80,8 +80,8 @@ def _ring(
 
 
 def _shards_held(ranks: int, pieces: int) -> float:
-    """Shards in memory: the own one, two pieces of others', and what has to go on to a third rank."""
-    return 1 + (0 if ranks == 1 else 2 / pieces if ranks < 4 else 1 + 1 / pieces)
+    """Shards in memory: the own one, and two pieces of others'."""
+    return 1 + (2 / pieces if ranks > 1 else 0)
 
 
 def knn_cost(
@@ -134,7 +134,11 @@ def knn_cost(
     seconds, compute, communication, sent = _ring(
         rows, ranks, pair, d * number_bytes, lambda _, theirs: theirs * list_bytes, rate, link, pieces
     )
-    memory = own * (_shards_held(ranks, pieces) * d * number_bytes + 3 * list_bytes)
+    # A search keeps candidates of each row, which become lists; in a meeting those of half of the rows or all, and of a piece.
+    searched = own * (1 if ranks == 1 else (0.5 if ranks == 2 else 1) + 1 / pieces)
+    candidates = -(-(k + max(k, 16)) // 16) * 16 * (number_bytes + 4.0)
+    results = own * list_bytes if ranks == 1 else (own + searched + 2 * own / pieces) * list_bytes
+    memory = own * _shards_held(ranks, pieces) * d * number_bytes + searched * candidates + results
     return Cost(seconds, compute, communication, sent, memory)
 
 

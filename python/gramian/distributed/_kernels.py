@@ -80,7 +80,7 @@ def empirical_ntk(
 
     Cost:
         That of `gramian.ntk.empirical_ntk` over the number of ranks; half of the inputs and of the kernel sent. Memory: this
-        rank's rows of the kernel, two shards of inputs and a half, and two blocks. `ntk_cost` says how long that takes.
+        rank's rows of the kernel, two shards of inputs, and two blocks. `ntk_cost` says how long that takes.
 
     Accuracy:
         That of `gramian.ntk.empirical_ntk`: entries agree with those of one rank to rounding, as blocks of other sizes add in another order.

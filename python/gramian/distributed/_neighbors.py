@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -32,7 +32,7 @@ __all__ = [
     "starts_of",
 ]
 
-_PIECE = 8192  # rows
+_PIECE = 4096  # rows
 
 
 def problem_of(name: str, x: Tensor) -> str | None:
@@ -190,8 +190,8 @@ def knn(
 
     Cost:
         On each of ``R`` ranks ``n^2 d / R`` flops (``2 n m d / R`` with ``y``); ``n d / 2`` numbers sent, ``n`` distances, and ``n k / 2`` distances
-        and indices (``m d`` with ``y``). Memory: lists, and of the others' rows two pieces of some 8,000 on two or three ranks, a shard and
-        a piece on more (with ``y`` two shards). `knn_cost` says how long that takes.
+        and indices (``m d`` with ``y``). Memory: lists, and of the others' rows two pieces of some 4,000 (with ``y`` two shards).
+        `knn_cost` says how long that takes.
 
     Accuracy:
         That of `gramian.neighbors.knn`; equal distances are ordered by the lower index whatever the number of ranks.
@@ -266,8 +266,8 @@ def among_themselves(
     if here < 1:
         found = search(x, k, x[:0], metric, start)
     else:
-        near = local_knn(x, here, metric=metric, exclude_self=exclude_self, causal=causal)
-        found = fill(near, k, start, largest=largest)
+        options: Any = {"metric": metric, "exclude_self": exclude_self, "causal": causal}
+        found = fill(local_knn(x, here, **options), k, start, largest=largest)
     for part in meetings(ranks, met_by, x, k, metric, rows, (found, found), causal=causal):
         merged = merge(Neighbors(*(t[part.rows] for t in found)), part.near, k, largest=largest)
         found.distances[part.rows], found.indices[part.rows] = merged
