@@ -233,7 +233,7 @@ def merge(parts: BiasVariance, *, group: dist.ProcessGroup | None = None) -> Non
             owners[key] = facts["closed_"][key]
     n, c = parts.target.shape
     for key in sorted({key for facts in everyone for key in facts["open_"]}):
-        one = parts._sets.get(key) or _Set(n, c, parts.target.device)
+        one = parts._sets.get(key) or _Set(n, c, device=parts.target.device)
         both = ranks.sum(torch.cat([one.sums, one.squares[:, None]], 1))
         one.sums, one.squares = both[:, :c].contiguous(), both[:, c].contiguous()
         one.seeds = sum(facts["open_"].get(key, 0) for facts in everyone)

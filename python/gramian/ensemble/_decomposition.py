@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import warnings
 from typing import Any, Literal, NamedTuple, TypeAlias, get_args
 
@@ -28,6 +29,7 @@ __all__ = [
 ]
 
 CHUNK = 1 << 20  # values of a temporary, where predictions are read in pieces
+FEW = 1 << 14  # values of sets that are folded together: below, a call costs more than what it computes
 
 _accumulate = torch.ops.gramian.ensemble_accumulate_.default
 _fake.register("ensemble_accumulate_")(lambda *_: None)
@@ -99,12 +101,12 @@ def cross(target: Tensor, log_probabilities: Tensor) -> Tensor:
 
 
 class _Set:
-    """Sums over the models of one training set."""
+    """Sums over the models of one training set, or of each of several with as many seeds."""
 
-    def __init__(self, n: int, c: int, device: torch.device) -> None:
+    def __init__(self, *shape: int, device: torch.device) -> None:
         self.seeds = 0
-        self.sums = torch.zeros(n, c, dtype=torch.float64, device=device)
-        self.squares = torch.zeros(n, dtype=torch.float64, device=device)
+        self.sums = torch.zeros(shape, dtype=torch.float64, device=device)
+        self.squares = torch.zeros(shape[:-1], dtype=torch.float64, device=device)
 
 
 # What of a set enters the decomposition, summed over sets: `deviation` [n, c] of the set's central prediction from the target, and [n]:
@@ -185,17 +187,32 @@ class BiasVariance:
         predicted = self._models(predictions)
         one = self._sets.get(training_set)
         if one is None:
-            one = self._sets[training_set] = _Set(n, c, self.target.device)
+            one = self._sets[training_set] = _Set(n, c, device=self.target.device)
         one.seeds += len(predicted)
+        self._add(predicted, one.sums, one.squares)
+
+    def _add_sets(self, whole: Tensor) -> None:
+        """Add closed sets with as many models each, ``[sets, m, n, c]`` or, of labels, ``[sets, m, n]``, which are named from 0 on."""
+        n, c = self.target.shape
+        for group in torch.split(whole, max(1, FEW // max(1, n * c))):
+            some = _Set(len(group), n, c, device=self.target.device)
+            some.seeds = whole.shape[1]
+            for of_set, sums, squares in zip(group, some.sums, some.squares, strict=True):
+                self._add(self._models(of_set), sums, squares)
+            self._folded = self._folded or self._nothing()
+            self._fold(some, self._folded)
+        self._closed = dict.fromkeys(range(len(whole)), whole.shape[1])
+
+    def _add(self, predicted: Tensor, sums: Tensor, squares: Tensor) -> None:
         if self.loss == "zero_one":
-            one.sums.scatter_add_(1, predicted.mT, one.sums.new_ones(()).expand(n, len(predicted)))
+            sums.scatter_add_(1, predicted.mT, sums.new_ones(()).expand_as(predicted.mT))
         elif self.loss == "squared":
-            _accumulate(predicted, self.target, one.sums, one.squares)
+            _accumulate(predicted, self.target, sums, squares)
         else:
             keep = self.loss == "probability"
-            for part in torch.split(predicted, max(1, CHUNK // max(1, n * c))):
+            for part in torch.split(predicted, max(1, CHUNK // max(1, sums.numel()))):
                 moved = transform(part, self.loss)
-                _accumulate(moved, self.target if keep else None, one.sums, one.squares if keep else None)
+                _accumulate(moved, self.target if keep else None, sums, squares if keep else None)
 
     def _models(self, predictions: Tensor) -> Tensor:
         n, c = self.target.shape
@@ -247,7 +264,7 @@ class BiasVariance:
             raise ValueError(f"BiasVariance: other must not have a set that either side has closed, got {twice}")
         n, c = self.target.shape
         for key, theirs in other._sets.items():
-            one = self._sets.setdefault(key, _Set(n, c, self.target.device))
+            one = self._sets.setdefault(key, _Set(n, c, device=self.target.device))
             one.seeds += theirs.seeds
             one.sums += theirs.sums
             one.squares += theirs.squares
@@ -272,7 +289,7 @@ class BiasVariance:
             raise ValueError(f"BiasVariance: state must be of the loss {self.loss}, got {state['loss']}")
         self._sets = {}
         for key, (seeds, sums, squares) in state["sets"].items():
-            one = self._sets[key] = _Set(0, 0, self.target.device)
+            one = self._sets[key] = _Set(0, 0, device=self.target.device)
             one.seeds, one.sums, one.squares = seeds, sums.clone(), squares.clone()
         self._closed = dict(state["closed"])
         self._folded = {key: part.clone() for key, part in state["folded"].items()}
@@ -280,31 +297,35 @@ class BiasVariance:
     def _nothing(self) -> dict[str, Tensor]:
         """Sums over no sets."""
         n, c = self.target.shape
-        one = _Set(n, c, self.target.device)
+        one = _Set(n, c, device=self.target.device)
         return dict(zip(_FOLDED, (one.sums, one.squares, one.squares.clone(), one.squares.clone()), strict=True))
 
     def _fold(self, one: _Set, total: dict[str, Tensor]) -> None:
-        """Add a set to sums over sets."""
-        seeds = one.seeds
+        """Add a set, or several, to sums over sets."""
+        seeds, several = one.seeds, one.sums.dim() == 3
+
+        def add(name: str, part: Tensor, weight: float = 1) -> None:
+            total[name].add_(part.sum(0) if several else part, alpha=weight)
+
         if self.loss == "cross_entropy":
             mean = one.sums / seeds
             cost = log_sum(mean)  # of the seeds' geometric mean: the set's part of the variance of optimisation
-            total["deviation"] += mean + cost[:, None]
-            total["norm"] += cross(self.target, mean)
-            total["within"] += cost
+            add("deviation", mean + cost[..., None])
+            add("norm", cross(self.target, mean))
+            add("within", cost)
             return
-        total["deviation"].add_(one.sums, alpha=1 / seeds)
-        norm = torch.linalg.vector_norm(one.sums, dim=1).square_().mul_(1 / seeds**2)
+        add("deviation", one.sums, 1 / seeds)
+        norm = torch.linalg.vector_norm(one.sums, dim=-1).square_().mul_(1 / seeds**2)
         if self.loss == "zero_one":  # of votes the squares are the counts, and the whole loss is half the squared one
-            total["deviation"] -= self.target
-            total["norm"] += (one.sums / seeds - self.target).square().sum(1)
+            total["deviation"].sub_(self.target, alpha=len(one.sums) if several else 1)
+            add("norm", (one.sums / seeds - self.target).square().sum(-1))
             within = 1 - norm
         else:
-            total["norm"] += norm
+            add("norm", norm)
             within = norm.neg_().add_(one.squares, alpha=1 / seeds)
         within.clamp_min_(0)  # NaN stays
-        total["within"] += within
-        total["apart"].add_(within, alpha=seeds / (seeds - 1) if seeds > 1 else torch.nan)
+        add("within", within)
+        add("apart", within, seeds / (seeds - 1) if seeds > 1 else torch.nan)
 
     def result(self, *, unbiased: bool = True, per_point: bool = False) -> Decomposition:
         """Decompose the error of what was seen so far.
@@ -330,50 +351,65 @@ class BiasVariance:
         seeds = self.seeds
         if not seeds:
             raise ValueError("BiasVariance: result must follow an update, got none")
-        folded = {key: part.clone() for key, part in self._folded.items()} or self._nothing()
+        folded = self._folded or self._nothing()
+        if self._sets and self._folded:
+            folded = {key: part.clone() for key, part in folded.items()}
         for one in self._sets.values():
             self._fold(one, folded)
-        sets, target = len(seeds), self.target.double()
-        nan = torch.full_like(folded["norm"], torch.nan)
-        main_bias = main_variance = nan
+        sets, parts = len(seeds), folded.copy()
+        deviation = parts.pop("deviation")
         if self.loss == "cross_entropy":
-            mean = folded["deviation"] / sets
-            sampling, optimisation = log_sum(mean), folded["within"] / sets
-            error, bias = folded["norm"] / sets, cross(target, mean + sampling[:, None])
+            mean = deviation / sets
+            parts["sampling"] = log_sum(mean)
+            parts["bias"] = cross(self.target.double(), mean + parts["sampling"][:, None])
+        else:
+            parts["bias"] = torch.linalg.vector_norm(deviation, dim=1).square_()
+        if self.loss == "zero_one":
+            target, share = self.target.double(), deviation / sets + self.target
+            # Equal shares are equal but for rounding: 1/3 + 1/3 against 2/3. The lowest label wins.
+            main = (share >= share.max(1, keepdim=True).values - 1e-9).byte().argmax(1, keepdim=True)
+            parts["main_bias"], parts["main_variance"] = (1 - of.gather(1, main)[:, 0] for of in (target, share))
+        if sets == 1 or min(seeds.values()) == 1:
+            missing = "one training set" if sets == 1 else "one seed"
+            warnings.warn(f"BiasVariance: variance of {missing} is not defined, returned as NaN", NumericalWarning, 2)
+        if per_point:
+            return Decomposition(*self._decompose(parts, unbiased))
+        means = dict(zip(parts, torch.stack([*parts.values()]).mean(1).tolist(), strict=True))
+        found = torch.tensor(self._decompose(means, unbiased), dtype=torch.float64, device=deviation.device)
+        return Decomposition(*found.unbind())
+
+    def _decompose(self, sums: dict[str, Any], unbiased: bool) -> tuple[Any, ...]:
+        """The parts from sums over sets, of each point or means over points: all is linear in them."""
+        sets, seeds = len(self.seeds), self.seeds.values()
+        nan = sums["norm"] * math.nan
+        optimisation, norm = sums["within"] / sets, sums["norm"] / sets
+        if self.loss == "cross_entropy":
+            error, bias, sampling = norm, sums["bias"], sums["sampling"]
             variance = optimisation + sampling
         else:
-            bias = torch.linalg.vector_norm(folded["deviation"], dim=1).square_() / sets**2
-            optimisation, norm = folded["within"] / sets, folded["norm"] / sets
+            bias = sums["bias"] / sets**2
             error, sampling = norm + optimisation, norm - bias
             if unbiased:
                 between = sampling * sets / (sets - 1) if sets > 1 else nan
                 bias = bias - between / sets
                 # Of a mean over I seeds the variance over seeds is 1 / I: the unbiased estimate less the plain one.
-                variance, sampling = between + optimisation, between - (folded["apart"] - folded["within"]) / sets
-                optimisation = folded["apart"] / sets
+                variance, sampling = between + optimisation, between - (sums["apart"] - sums["within"]) / sets
+                optimisation = sums["apart"] / sets
                 # What several sets with one seed each still tell is the whole.
-                variance = between if max(seeds.values()) == 1 else variance
+                variance = between if max(seeds) == 1 else variance
             else:
                 variance = optimisation + sampling
             if self.loss == "zero_one":
                 error, bias, variance, optimisation, sampling = (
                     part / 2 for part in (error, bias, variance, optimisation, sampling)
                 )
-                share = folded["deviation"] / sets + target
-                # Equal shares are equal but for rounding: 1/3 + 1/3 against 2/3. The lowest label wins.
-                main = (share >= share.max(1, keepdim=True).values - 1e-9).byte().argmax(1, keepdim=True)
-                main_bias, main_variance = 1 - target.gather(1, main)[:, 0], 1 - share.gather(1, main)[:, 0]
         if sets == 1:
             bias, variance, sampling = nan, nan, nan
-        if min(seeds.values()) == 1:
+        if min(seeds) == 1:
             optimisation, sampling = nan, nan
-            if max(seeds.values()) > 1:
+            if max(seeds) > 1:
                 variance, bias = (nan, nan) if unbiased else (variance, bias)
-        if sets == 1 or min(seeds.values()) == 1:
-            missing = "one training set" if sets == 1 else "one seed"
-            warnings.warn(f"BiasVariance: variance of {missing} is not defined, returned as NaN", NumericalWarning, 2)
-        parts = Decomposition(error, bias, variance, optimisation, sampling, main_bias, main_variance)
-        return parts if per_point else Decomposition(*torch.stack(parts).mean(1))
+        return error, bias, variance, optimisation, sampling, sums.get("main_bias", nan), sums.get("main_variance", nan)
 
 
 def whole_of(op: str, predictions: Tensor, target: Tensor, loss: str) -> Tensor:
@@ -441,7 +477,5 @@ def bias_variance(
     if classes is None and whole.dim() == 4:
         classes = whole.shape[3]
     parts = BiasVariance(target, loss=loss, classes=classes)
-    for index, of_set in enumerate(whole):
-        parts.update(of_set, index)
-        parts.close(index)
+    parts._add_sets(whole)
     return parts.result(unbiased=unbiased, per_point=per_point)
