@@ -455,6 +455,14 @@ def test_both_sides_within_reach_are_those_without_that_lie_nearer(isa, dtype, m
             assert torch.equal(found.distances, near.distances.masked_fill(beyond, sign * torch.inf))
 
 
+def test_a_distance_that_vanishes_lies_within_a_reach_of_zero():
+    x, y = torch.zeros(3, 2, dtype=torch.float64), torch.full((5, 2), 1e-200, dtype=torch.float64)
+    reach = (torch.zeros(3, dtype=torch.float64), torch.zeros(5, dtype=torch.float64))
+    for found in knn_both(x, y, 2, metric="sqeuclidean", reach=reach):
+        assert (found.distances == 0).all()
+        assert (found.indices >= 0).all()
+
+
 def test_both_sides_in_bfloat16_have_the_bits_of_two_searches():
     x, y = rows(4200, 64), rows(4300, 64, seed=1) + 0.5
     check_thread_counts_agree(lambda: torch.cat([near.distances for near in knn_both(x, y, 2)]))

@@ -41,9 +41,9 @@ def _fuzzing(fuzz: dict) -> str:
         "## Fuzzing\n\n"
         f"`make fuzz`: {total:,} inputs, {faults} faults. A seed gives a problem (sizes from 0 up to over a tile, one of them now\n"
         "and then over a task's block, all dtypes, integers that tie, clusters that cancel, scales that overflow, denormals, NaN and\n"
-        "infinity, memory that overlaps), which is compared with a reference in the widest float; the same problem in guises (strides,\n"
-        "offsets, threads, subclasses, tensors that need a gradient), which must give the same bits; and corruptions of it (dtypes,\n"
-        "shapes, `meta`, sparse and quantised tensors, numbers out of range),\n"
+        "infinity, memory that overlaps), which is compared with a reference in the widest float; the same problem in up to 55 guises, no two\n"
+        "alike (strides and offsets of each tensor, threads, with and without autograd, subclasses, tensors that need a gradient), which must\n"
+        "give the same bits; and corruptions of it (dtypes, shapes, `meta`, sparse and quantised tensors, numbers out of range),\n"
         "which must be answered right or refused in one line. Crashes, hangs and growth of memory count as faults. Each call is one input.\n\n"
         + _table(["op", "inputs", "seeds", "problems", "guises", "refused", "faults", "seconds"], rows)
     )

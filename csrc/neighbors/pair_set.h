@@ -96,7 +96,7 @@ class PairSet {
   // The score that a distance from row i of a side stands for; and how far from it the score may lie of a pair whose returned
   // distance is that one, beside the slack of a pair's score: it and the distance are rounded.
   std::pair<double, double> score_at(const SideData<T>& from, std::size_t i, T distance) const {
-    constexpr double kEps = std::numeric_limits<T>::epsilon();
+    constexpr double kEps = std::numeric_limits<T>::epsilon(), kTiny = std::numeric_limits<T>::min();
     const double given = static_cast<double>(distance), unit = pairs_.unit;
     switch (pairs_.metric) {
       case Metric::chebyshev: return {-given, 0};
@@ -105,8 +105,10 @@ class PairSet {
       default: break;
     }
     const double scaled = given * unit, square = from.norm[i] * from.norm[i];
-    const double apart = pairs_.metric == Metric::euclidean ? scaled * std::abs(scaled) : scaled * unit;
-    return {(square - apart) / 2, 2 * kEps * (square + std::abs(apart))};
+    const bool root = pairs_.metric == Metric::euclidean;
+    const double apart = root ? scaled * std::abs(scaled) : scaled * unit;
+    const double vanishes = kTiny * unit * (root ? kTiny * unit : unit);  // a distance below the normal range may be 0
+    return {(square - apart) / 2, 2 * kEps * (square + std::abs(apart)) + vanishes};
   }
 
   // The same pairs seen from y, without a slack.

@@ -14,9 +14,10 @@ def _table(x, y, metric):
     eps = np.finfo(np.float64).eps
     x, y = wide(x), wide(y)
     d = x.shape[1]
+    vanishes = 1e-158 * max(np.abs(t).max(initial=0) for t in (x, y))  # its square, beside that of the largest entry
     if metric == "ip":
         size = np.abs(x) @ np.abs(y).T
-        return -(x @ y.T), (d + 4) * eps * size
+        return -(x @ y.T), (d + 4) * eps * size + vanishes**2
     if metric == "cosine":
         norms = [np.sqrt((t**2).sum(1, keepdims=True)) for t in (x, y)]
         known = [n >= 1 / np.finfo(np.float64).max for n in norms]  # the inverse of a shorter one overflows
@@ -28,7 +29,6 @@ def _table(x, y, metric):
         table = np.abs(x[:, None] - y).max(2, initial=0)
         return table, 2 * eps * table
     table = ((x[:, None] - y) ** 2).sum(2)
-    vanishes = 1e-158 * max(np.abs(t).max(initial=0) for t in (x, y))  # its square, beside that of the largest entry
     if metric == "sqeuclidean":
         return table, (d + 4) * eps * table + vanishes**2
     return np.sqrt(table), (d + 4) * eps * np.sqrt(table) + vanishes
@@ -239,8 +239,8 @@ def _kmeans_arguments(draw):
     init = x[draw.integers(0, n, draw.size(1, min(n, 8)))].to(_wider(dtype)) if draw.chance(0.7) else None
     init = draw.values(draw.size(1, min(n, 8)), d, dtype=_wider(dtype)) if init is None else init
     weights = draw.integers(0, 4, n).double() if draw.chance(0.3) else None
-    if weights is not None and not weights.sum() > 0:
-        weights[0] = 1
+    if weights is not None:
+        weights[0] = max(1, weights[0])  # of all rows, where they share memory
     return x, init, weights, draw.size(1, 17), draw.choice((0.0, 1e-4)), draw.chance(0.2), draw.chance(0.7)
 
 

@@ -43,6 +43,9 @@ class Draw:
     def choice(self, options):
         return options[int(self.own.random() * len(options))]
 
+    def shuffled(self, options):
+        return self.own.sample(tuple(options), len(options))
+
     def number(self, low, high):
         return low + int(self.own.random() * (high - low))
 
