@@ -64,7 +64,9 @@ class _Basis:
 
     def append(self, x: Tensor) -> None:
         if self.count == self.memory.shape[1]:
-            self.memory = torch.cat([self.memory, torch.empty_like(self.memory)], 1)
+            full = self.memory
+            self.memory = full.new_empty(full.shape[0], 2 * self.count, full.shape[2])
+            self.memory[:, : self.count] = full
         self.memory[:, self.count] = x
         self.count += 1
 
