@@ -50,8 +50,10 @@ endif()
 
 set(GRAMIAN_WITH_CUDA OFF)
 if(GRAMIAN_CUDA STREQUAL on OR (GRAMIAN_CUDA STREQUAL auto AND EXISTS ${torch_root}/lib/libtorch_cuda.so))
-  # Machine code for what nvcc 13 knows of data-centre cards, and PTX of the newest for what comes.
-  set(CMAKE_CUDA_ARCHITECTURES 80-real 90-real 100-real 100-virtual CACHE STRING "CUDA architectures")
+  # The kernels use no instruction that sm_80 has not, so one PTX serves all: it is compiled once, becomes machine code for the
+  # data-centre cards, and is kept for other cards and those to come. CMake's list would compile it anew for each.
+  set(CMAKE_CUDA_ARCHITECTURES OFF CACHE STRING "CUDA architectures, instead of GRAMIAN's own choice")
+  set(gramian_cuda_code "$<$<COMPILE_LANGUAGE:CUDA>:--generate-code=arch=compute_80,code=[compute_80,sm_80,sm_90,sm_100]>")
   include(CheckLanguage)
   check_language(CUDA)
   if(CMAKE_CUDA_COMPILER)
@@ -67,6 +69,9 @@ if(GRAMIAN_WITH_CUDA)
   add_library(_ops_cuda SHARED ${GRAMIAN_CUDA_OPS} ${GRAMIAN_CUDA_KERNELS})
   target_include_directories(_ops_cuda PRIVATE csrc)
   target_link_libraries(_ops_cuda PRIVATE torch_stable ${CMAKE_DL_LIBS})
+  if(NOT CMAKE_CUDA_ARCHITECTURES)
+    target_compile_options(_ops_cuda PRIVATE ${gramian_cuda_code})
+  endif()
   target_link_options(_ops_cuda PRIVATE -Wl,-z,defs -Wl,--as-needed -Wl,--exclude-libs,ALL)
   set_target_properties(_ops_cuda PROPERTIES
     PREFIX "" BUILD_WITH_INSTALL_RPATH ON INSTALL_RPATH "$ORIGIN/../torch/lib"

@@ -1,8 +1,12 @@
 """The CUDA ops of neighbors, on a GPU or emulated: see test_cuda.py."""
 
+import concurrent.futures
+import threading
+
 import pytest
 import torch
 
+from gramian import distributed
 from tests.checks import LAYOUTS, assert_same_neighbors, refuses
 from tests.cuda import DTYPES, rows
 from tests.reference.neighbors import distance_table
@@ -176,14 +180,74 @@ def test_kmeans_fills_empty_clusters_and_refuses(call):
         got, expected = call("neighbors_kmeans", *arguments), torch.ops.gramian.neighbors_kmeans(*arguments)
         assert torch.equal(got[1], expected[1])
         assert len(got[1].unique()) == (6 if relocate else 3)
+    few = torch.tensor([[0.1], [0.7]]).repeat(40, 1)  # what an empty cluster takes falls back at once, round after round
+    arguments = (few, few[:2].repeat(2, 1), None, 30)
+    got, expected = call("neighbors_kmeans", *arguments), torch.ops.gramian.neighbors_kmeans(*arguments)
+    assert [torch.equal(a, b) for a, b in zip(got, expected, strict=True)] == [True] * 4
     with refuses("kmeans: x must be finite, got a NaN or an infinity in row 7"):
         call("neighbors_kmeans", x.index_fill(0, torch.tensor([7]), torch.nan), init)
     with refuses("kmeans: weights must be finite and not negative, got -1 for row 0"):
         call("neighbors_kmeans", x, init, -torch.ones(90).double())
-    with refuses("kmeans: group must be None for CUDA tensors, got ranks"):
-        call("neighbors_kmeans", x, init, None, 1, 0.0, False, True, "ranks")
     with refuses("kmeans_plus_plus: uniforms must lie in [0, 1), got 1"):
         call("neighbors_kmeans_plus_plus", x, torch.ones(1, 1, dtype=torch.float64))
+
+
+class _Ranks:
+    """The ranks of a call as threads of this process: what gramian.distributed asks of torch.distributed."""
+
+    def __init__(self, rank, held, barrier):
+        self.rank, self.held, self.barrier = rank, held, barrier
+
+    def gather(self, values):
+        self.held[self.rank] = values
+        self.barrier.wait()
+        everyone = torch.stack(self.held)
+        self.barrier.wait()
+        return everyone
+
+    def sum(self, values):
+        first, *others = self.gather(values)
+        total = first.clone()
+        for theirs in others:
+            total += theirs
+        return total
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("sizes", [(90, 60), (70, 0, 80)])
+def test_kmeans_of_ranks_equals_that_of_all_points(emulated, monkeypatch, sizes):  # noqa: ARG001 - loads the ops
+    weights = rows(150, seed=2).abs().double()
+    op = torch.ops.gramian_emulated.neighbors_kmeans
+    barrier, held = threading.Barrier(len(sizes), timeout=60), [None] * len(sizes)
+    for rank in range(len(sizes)):
+        monkeypatch.setitem(distributed._clusters._calls, f"rank {rank}", _Ranks(rank, held, barrier))
+    for options in [(None, 20, 0.0, False), (weights, 20, 1e-9, False), (weights, 3, 0.0, True)]:
+        # The other ranks' points lie far from the first one's, and so do centres; four of those have no points at first.
+        x = rows(150, 3, dtype=torch.float64) + 1e7 * (torch.arange(150) >= sizes[0])[:, None]
+        x = x / x.norm(dim=1, keepdim=True) if options[-1] else x
+        init = torch.cat([x[:3], x[-3:], 5 * x[-1:].expand(4, 3)])
+        mine = [weights.split(sizes)[rank] if options[0] is not None else None for rank in range(len(sizes))]
+        with concurrent.futures.ThreadPoolExecutor(len(sizes)) as pool:
+            calls = [
+                pool.submit(op, part, init, mine[rank], *options[1:], True, f"rank {rank}", rank)
+                for rank, part in enumerate(x.split(sizes))
+            ]
+            results = [done.result() for done in calls]
+        expected = torch.ops.gramian.neighbors_kmeans(x, init, *options, True)
+        for centers, _, inertia, n_iter in results:
+            assert torch.equal(centers, results[0][0])
+            torch.testing.assert_close(centers, expected[0], rtol=1e-15, atol=1e-8)  # sums of other orders, beside 1e7
+            torch.testing.assert_close(inertia, expected[2], rtol=1e-7, atol=0)  # of centres that are rounded there
+            assert n_iter == expected[3]
+        assert torch.equal(torch.cat([labels for _, labels, *_ in results]), expected[1])
+
+
+@pytest.mark.slow
+def test_a_sum_over_ranks_that_fails_is_an_error(emulated, monkeypatch):
+    monkeypatch.setitem(distributed._clusters._calls, "lost", None)
+    x = rows(9, 2)
+    with pytest.raises(RuntimeError, match=r"^kmeans: a sum over the ranks of group failed$"):
+        emulated("neighbors_kmeans", x, x[:2], None, 5, 0.0, False, True, "lost", 0)
 
 
 @pytest.mark.slow

@@ -99,3 +99,5 @@ def test_spectra_ops_refuse_what_the_cpu_ops_refuse(call):
     shell = torch.tensor([[0, 3]], dtype=torch.int32)
     with refuses("shells: shell must be from 0 to 2, got 3"):
         call("spectra_shells", torch.zeros(1, 1, 2, 2), None, shell, 3, 0)
+    with refuses(f"shells: shell must be from 0 to 2, got {-(2**31)}"):
+        call("spectra_shells", torch.zeros(1, 1, 2, 2), None, shell.fill_(-(2**31)), 3, 0)

@@ -257,11 +257,11 @@ inline void run_attention(const AttentionOptions& options, Element element, cons
 
 // Contiguous, of the shape of `as`.
 inline Tensor attention_result(const Tensor& as) {
-  return torch::stable::new_empty(as, {as.size(0), as.size(1), as.size(2), as.size(3)});
+  return allocate(as, {as.size(0), as.size(1), as.size(2), as.size(3)});
 }
 
 inline Tensor attention_output(const Tensor& q, const Tensor& v) {
-  return torch::stable::new_empty(q, {q.size(0), q.size(1), q.size(2), v.size(3)});
+  return allocate(q, {q.size(0), q.size(1), q.size(2), v.size(3)});
 }
 
 }  // namespace gramian

@@ -59,7 +59,7 @@ Tensor attention_linearize_cuda(const Tensor& q, const Tensor& k, const Tensor& 
   const Element element = check_attention(options, q, k, v);
   const cuda::OnDevice device(q);
   const cuda::AttentionArguments a = arguments_of(options, element, q, k, v);
-  Tensor state = torch::stable::new_empty(q, {state_bytes(a)}, ScalarType::Byte);
+  Tensor state = allocate(q, {state_bytes(a)}, ScalarType::Byte);
   const Tensor memory = cuda::device_memory(options.op, q, cuda::linearize_bytes(a));
   cuda::linearize(a, memory.mutable_data_ptr(), state.mutable_data_ptr(), device.stream);
   return state;

@@ -56,31 +56,20 @@ __global__ void __launch_bounds__(kThreads) bias_kernel(Packed<T> x, Packed<T> y
   bias[at] = factor * total;
 }
 
-// Tile (i, j) of the scores; transposed, rows are keys.
-template <bool kTransposed, class Tile, class T = typename Tile::Value>
-GRAMIAN_DEVICE void score_tile(const AttentionProblem<T>& p, std::int64_t unit, std::int64_t i, std::int64_t j, T* ring,
-                               Tile& tile) {
-  const std::int64_t q = unit * p.q_panels + i, k = unit * p.k_panels + j;
-  if constexpr (kTransposed)
-    multiply_tile(p.k, k, p.q, q, ring, tile);
-  else
-    multiply_tile(p.q, q, p.k, k, ring, tile);
-}
-
 // log of the sum over keys of exp of the scores of a panel of queries.
 template <class Tile, class T = typename Tile::Value>
 __global__ void __launch_bounds__(kThreads, 1) log_sum_kernel(AttentionProblem<T> p) {
   const std::int64_t unit = blockIdx.x / p.q_panels, i = blockIdx.x % p.q_panels;
   const std::int64_t last = p.causal && i + 1 < p.k_panels ? i + 1 : p.k_panels;
-  const T found = log_sum_of_rows<Tile>(last, shared_memory<T>(), [&](std::int64_t j, T* stage, Tile& tile) {
-    score_tile<false>(p, unit, i, j, stage, tile);
-    GRAMIAN_UNROLL
-    for (int r = 0; r < Tile::kRows; ++r) GRAMIAN_UNROLL
-    for (int c = 0; c < Tile::kCols; ++c) {
-      const std::int64_t row = i * kTile<T> + tile.row(r), col = j * kTile<T> + tile.col(c);
-      tile.v[r][c] = sees(p, unit, row, col) ? p.scale * tile.v[r][c] + bias_of(p.bias, p, unit, col) : -kInfinity<T>;
-    }
-  });
+  const T found = log_sum_of_rows<Tile>(
+      last, shared_memory<T>(),
+      [&](std::int64_t j, T* stage, Tile& tile) {
+        multiply_tile(p.q, unit * p.q_panels + i, p.k, unit * p.k_panels + j, stage, tile);
+      },
+      [&](std::int64_t j, int r, int c, T product) {
+        const std::int64_t row = i * kTile<T> + r, col = j * kTile<T> + c;
+        return sees(p, unit, row, col) ? p.scale * product + bias_of(p.bias, p, unit, col) : -kInfinity<T>;
+      });
   const std::int64_t row = i * kTile<T> + threadIdx.x;
   if (static_cast<int>(threadIdx.x) < kTile<T> && row < p.n) p.log_sum[unit * p.n + row] = found;
 }
@@ -116,27 +105,25 @@ __global__ void __launch_bounds__(kThreads, 1) query_kernel(AttentionProblem<T> 
     const std::int64_t q = unit * p.q_panels + i, k = unit * p.k_panels + j;
     const int cols = static_cast<int>(p.m - j * kTile<T> < kTile<T> ? p.m - j * kTile<T> : kTile<T>);
     Tile tile;
-    score_tile<false>(p, unit, i, j, memory, tile);
-    GRAMIAN_UNROLL
-    for (int r = 0; r < Tile::kRows; ++r) {
-      const std::int64_t row = i * kTile<T> + tile.row(r);
-      const T log_sum = row < p.n ? p.log_sum[unit * p.n + row] : T{0};
-      GRAMIAN_UNROLL
-      for (int c = 0; c < Tile::kCols; ++c) {
-        const std::int64_t col = j * kTile<T> + tile.col(c);
-        weights[tile.row(r) * kStageStride<T> + tile.col(c)] =
-            sees(p, unit, row, col)
-                ? static_cast<T>(exp(p.scale * tile.v[r][c] + bias_of(p.bias, p, unit, col) - log_sum))
-                : T{0};
-      }
-    }
+    multiply_tile(p.q, q, p.k, k, memory, tile);
+    stage_tile(tile, weights);
+    change_staged(tile, weights, [&](int r, int c, T& value) {
+      const std::int64_t row = i * kTile<T> + r, col = j * kTile<T> + c;
+      value = sees(p, unit, row, col)
+                  ? static_cast<T>(exp(p.scale * value + bias_of(p.bias, p, unit, col) - p.log_sum[unit * p.n + row]))
+                  : T{0};
+    });
     clear_tile(tile);
-    if constexpr (kForward) {
-      const int slabs = static_cast<int>(p.q.depth / kSlab);
-      add_slabs(p.dq.panel(q), p.k.panel(k), slabs, memory, tile);
-      add_slabs(p.q.panel(q), p.dk.panel(k), slabs, memory, tile);
-    } else {
-      add_slabs(p.g.panel(q), p.v.panel(k), static_cast<int>(p.v.depth / kSlab), memory, tile);
+    GRAMIAN_UNROLL_BY(
+        1)  // forward two products, by one loop: the kernel is short enough for the compiler to have registers left
+    for (int part = 0; part < (kForward ? 2 : 1); ++part) {
+      const T *const x = !kForward   ? p.g.panel(q)
+                         : part == 0 ? p.dq.panel(q)
+                                     : p.q.panel(q),
+                     *const y = !kForward   ? p.v.panel(k)
+                                : part == 0 ? p.k.panel(k)
+                                            : p.dk.panel(k);
+      add_slabs(x, y, static_cast<int>((kForward ? p.q.depth : p.v.depth) / kSlab), memory, tile);
     }
     GRAMIAN_UNROLL
     for (int r = 0; r < Tile::kRows; ++r) GRAMIAN_UNROLL
@@ -183,19 +170,14 @@ __global__ void __launch_bounds__(kThreads, 1) key_kernel(AttentionProblem<T> p,
     const std::int64_t q = unit * p.q_panels + i;
     const int cols = static_cast<int>(p.n - i * kTile<T> < kTile<T> ? p.n - i * kTile<T> : kTile<T>);
     Tile tile;
-    score_tile<true>(p, unit, i, j, memory, tile);
-    GRAMIAN_UNROLL
-    for (int r = 0; r < Tile::kRows; ++r) {
-      const std::int64_t row = j * kTile<T> + tile.row(r);
-      const T bias = bias_of(p.bias, p, unit, row);
-      GRAMIAN_UNROLL
-      for (int c = 0; c < Tile::kCols; ++c) {
-        const std::int64_t col = i * kTile<T> + tile.col(c);
-        weights[tile.row(r) * kStageStride<T> + tile.col(c)] =
-            sees(p, unit, col, row) ? static_cast<T>(exp(p.scale * tile.v[r][c] + bias - p.log_sum[unit * p.n + col]))
-                                    : T{0};
-      }
-    }
+    multiply_tile(p.k, k, p.q, q, memory, tile);
+    stage_tile(tile, weights);
+    change_staged(tile, weights, [&](int r, int c, T& value) {
+      const std::int64_t row = j * kTile<T> + r, col = i * kTile<T> + c;
+      value = sees(p, unit, col, row)
+                  ? static_cast<T>(exp(p.scale * value + bias_of(p.bias, p, unit, row) - p.log_sum[unit * p.n + col]))
+                  : T{0};
+    });
     multiply_tile(p.v, k, p.g, q, memory, tile);
     GRAMIAN_UNROLL
     for (int c = 0; c < Tile::kCols; ++c) {

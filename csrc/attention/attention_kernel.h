@@ -20,10 +20,11 @@ struct AttentionShape {
 // One head of one batch element. A part that a pass does not have is null; outputs are contiguous.
 struct AttentionHead {
   Rows q, k, v, dq, dk, dv, g;
-  const bool* mask;  // true where a query may look
-  std::int64_t mask_row, mask_col;
-  void* state;  // what does not depend on the direction: packed q, k and v, and all that is known of the probabilities
-  void* direction;  // packed dk and dv
+  const bool* mask = nullptr;  // true where a query may look
+  std::int64_t mask_row = 0, mask_col = 0;
+  void* state =
+      nullptr;  // what does not depend on the direction: packed q, k, v, and all that is known of probabilities
+  void* direction = nullptr;  // packed dk and dv
   void *out, *gq, *gk, *gv;
 };
 

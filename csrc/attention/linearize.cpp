@@ -11,7 +11,7 @@ Tensor attention_linearize_cpu(const Tensor& q, const Tensor& k, const Tensor& v
   const Element element = check_attention(options, q, k, v);
   AttentionRun run(options, element, {.q = &q, .k = &k, .v = &v}, keep.value_or(true));
   if (!keep && run.state_bytes() > kMostKeptBytes) run.shape.kept = false;
-  Tensor state = torch::stable::new_empty(q, {kStateHeader + run.state_bytes()}, ScalarType::Byte);
+  Tensor state = allocate(q, {kStateHeader + run.state_bytes()}, ScalarType::Byte);
   char* const memory = static_cast<char*>(state.mutable_data_ptr());
   prefer_huge_pages(memory, static_cast<std::size_t>(state.size(0)));
   std::memcpy(memory, run.header().data(), kStateHeader);

@@ -20,15 +20,14 @@ namespace gramian::cuda {
 // For the length of an op: the device of its tensors is current, `stream` is torch's.
 class OnDevice {
  public:
-  explicit OnDevice([[maybe_unused]] const Tensor& x)
-#if !defined(GRAMIAN_EMULATED)
-      : guard_(x.get_device_index()),
-        stream(current_stream(x.get_device_index()))
-#endif
-  {
+#if defined(GRAMIAN_EMULATED)
+  explicit OnDevice(const Tensor& x) {
+    if (!x.is_cpu())
+      throw DeviceError("gramian bug: tensors must be known to share a device before it is made current");
   }
+#else
+  explicit OnDevice(const Tensor& x) : guard_(x.get_device_index()), stream(current_stream(x.get_device_index())) {}
 
-#if !defined(GRAMIAN_EMULATED)
  private:
   static Stream current_stream(std::int32_t device);
   torch::stable::accelerator::DeviceGuard guard_;
@@ -38,12 +37,17 @@ class OnDevice {
   Stream stream = nullptr;
 };
 
-// Device memory for the length of an op, from torch's allocator. What the device could not hold at all is refused.
+// Device memory for the length of an op, from torch's allocator. By now it has given the results theirs, and it alone knows what it
+// can still give: beside what is free, all that it keeps for tensors to come.
 inline Tensor device_memory(const char* op, const Tensor& like, std::int64_t bytes) {
-  if (bytes > memory_bytes())
-    refuse(op, ": its arguments must leave room on the device, which has ", memory_bytes() >> 20,
-           " MiB; the kernels need ", bytes >> 20, " MiB");
-  return torch::stable::new_empty(like, {bytes > 0 ? bytes : 1}, ScalarType::Byte);  // null would stand for counting
+  try {
+    return torch::stable::new_empty(like, {bytes > 0 ? bytes : 1}, ScalarType::Byte);  // null would stand for counting
+  } catch (const std::runtime_error&) {
+    const MemoryInfo memory = memory_info();
+    throw OutOfMemory(std::string(op) + ": the kernels take " + std::to_string(bytes >> 20) +
+                      " MiB beside arguments and results, and of the device's " + std::to_string(memory.all >> 20) +
+                      " MiB " + std::to_string(memory.free >> 20) + " are free");
+  }
 }
 
 }  // namespace gramian::cuda

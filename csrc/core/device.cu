@@ -21,10 +21,10 @@ int multiprocessors() {
   return count;
 }
 
-std::int64_t memory_bytes() {
-  std::size_t unused = 0, all = 0;
-  check(cudaMemGetInfo(&unused, &all));
-  return static_cast<std::int64_t>(all);
+MemoryInfo memory_info() {
+  std::size_t free = 0, all = 0;
+  check(cudaMemGetInfo(&free, &all));
+  return {static_cast<std::int64_t>(free), static_cast<std::int64_t>(all)};
 }
 
 bool capturing(Stream stream) {
@@ -52,7 +52,7 @@ void set_zero(void* device, std::size_t bytes, Stream stream) {
 #else
 
 int multiprocessors() { return 3; }  // few, so that a block of a persistent grid has several tiles
-std::int64_t memory_bytes() { return std::int64_t{1} << 33; }
+MemoryInfo memory_info() { return {std::int64_t{1} << 32, std::int64_t{1} << 33}; }
 bool capturing(Stream) { return emulated::capturing; }
 void read_back(void* host, const void* device, std::size_t bytes, Stream stream) {
   refuse_capture(stream);

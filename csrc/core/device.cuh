@@ -7,10 +7,13 @@
 
 #if defined(__CUDACC__)
 #include <cuda_runtime.h>
+#define GRAMIAN_PRAGMA(text) _Pragma(#text)
 #define GRAMIAN_UNROLL _Pragma("unroll")
+#define GRAMIAN_UNROLL_BY(times) GRAMIAN_PRAGMA(unroll times)
 #else
 #include "core/emulate.h"
 #define GRAMIAN_UNROLL
+#define GRAMIAN_UNROLL_BY(times)
 #endif
 
 #include "core/device.h"
@@ -117,7 +120,12 @@ GRAMIAN_DEVICE T warp_max(T value) {
 }
 template <class T>
 GRAMIAN_DEVICE T warp_min(T value) {
-  return -warp_max(-value);
+  GRAMIAN_UNROLL
+  for (int half = 16; half > 0; half /= 2) {
+    const T other = __shfl_xor_sync(kAllLanes, value, half);
+    value = other < value ? other : value;
+  }
+  return value;
 }
 
 // Over the block, in a fixed order; `slots` is shared memory of kWarps values. Every thread gets the same bits.

@@ -22,7 +22,11 @@ class DeviceError : public std::exception {
 };
 
 int multiprocessors();
-std::int64_t memory_bytes();  // that the device has, used or not
+
+struct MemoryInfo {
+  std::int64_t free, all;  // bytes of the device
+};
+MemoryInfo memory_info();
 
 // Whether products of float32 may be rounded to TF32: what torch.backends.cuda.matmul says now.
 bool allow_tf32();

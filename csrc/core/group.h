@@ -25,8 +25,20 @@ class Group {
   bool alone() const { return !name_.has_value(); }
   std::int64_t rank() const { return rank_; }
 
-  // float64 numbers over the ranks, added in their order: the same bits on every rank.
-  Tensor sum(const Tensor& values) const { return call("gramian_distributed::sum", values); }
+  // Sums over the ranks, added in their order: the same bits on every rank. Of a tensor of float64 like `like` a new one, or alone
+  // itself; values[0, count) on the host are replaced.
+  Tensor sum(const Tensor& values) const {
+    return alone() || values.numel() == 0 ? values : call("gramian_distributed::sum", values);
+  }
+  void sum(double* values, std::int64_t count) const {
+    if (alone() || count == 0) return;
+    const Tensor total = on_host(sum(on_device(values, count)));
+    std::copy_n(static_cast<const double*>(total.const_data_ptr()), count, values);
+  }
+  double sum(double value) const {
+    sum(&value, 1);
+    return value;
+  }
 
   // So many are added next: what the others send may arrive from now on.
   void expect(std::int64_t count) const {
@@ -35,30 +47,23 @@ class Group {
     run("gramian_distributed::expect", stack);
   }
 
-  // values[0, count) become sums.
-  void sum(double* values, std::int64_t count) const {
-    if (alone() || count == 0) return;
-    const Tensor total = sum(copied(values, count));
-    std::copy_n(static_cast<const double*>(total.const_data_ptr()), count, values);
-  }
-  double sum(double value) const {
-    sum(&value, 1);
-    return value;
-  }
-
   // The values of all ranks, one rank after the other: [ranks, count].
   std::vector<double> gather(const double* values, std::int64_t count) const {
     if (alone()) return {values, values + count};
-    const Tensor all = call("gramian_distributed::gather", copied(values, count));
+    const Tensor all = on_host(call("gramian_distributed::gather", on_device(values, count)));
     const auto* data = static_cast<const double*>(all.const_data_ptr());
     return {data, data + all.numel()};
   }
 
  private:
-  Tensor copied(const double* values, std::int64_t count) const {
-    Tensor given = torch::stable::new_empty(like_, {count}, ScalarType::Double);
+  // Where the points are, since the group's backend sends from there.
+  Tensor on_device(const double* values, std::int64_t count) const {
+    Tensor given = torch::stable::new_empty(like_, {count}, ScalarType::Double, std::nullopt, kHost);
     std::copy_n(values, count, static_cast<double*>(given.mutable_data_ptr()));
-    return given;
+    return like_.is_cpu() ? given : torch::stable::to(given, std::nullopt, std::nullopt, like_.device());
+  }
+  static Tensor on_host(const Tensor& t) {
+    return t.is_cpu() ? t : torch::stable::to(t, std::nullopt, std::nullopt, kHost);
   }
 
   Tensor call(const char* op, const Tensor& given) const {
@@ -70,6 +75,8 @@ class Group {
   static void run(const char* op, std::array<StableIValue, 2>& stack) {
     if (torch_call_dispatcher(op, "", stack.data(), TORCH_ABI_VERSION) != 0) throw GroupFailed();
   }
+
+  static constexpr torch::headeronly::DeviceType kHost = torch::headeronly::DeviceType::CPU;
 
   std::optional<std::string> name_;
   std::int64_t rank_;

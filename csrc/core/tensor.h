@@ -5,10 +5,13 @@
 #include <torch/csrc/stable/tensor.h>
 #include <torch/headeronly/core/ScalarType.h>
 
+#include <cmath>
 #include <cstdint>
 #include <new>
+#include <optional>
 #include <stdexcept>
 #include <string>
+#include <utility>
 
 #include "core/refuse.h"
 #include "core/rows.h"
@@ -28,6 +31,16 @@ void boxed(StableIValue* stack, std::uint64_t arguments, std::uint64_t results) 
   }
 }
 #define GRAMIAN_BOX(op) ::gramian::boxed<TORCH_BOX(op)>
+
+// What there is no memory for, and how much of it: a MemoryError in Python.
+class OutOfMemory : public std::bad_alloc {
+ public:
+  explicit OutOfMemory(std::string text) : text_(std::move(text)) {}
+  const char* what() const noexcept override { return text_.c_str(); }
+
+ private:
+  std::string text_;
+};
 
 inline std::string shape_text(const Tensor& t) {
   std::string text = "(";
@@ -52,6 +65,26 @@ inline std::string dtype_text(ScalarType dtype) {
     case ScalarType::ComplexDouble: return "complex128";
     default: return torch::headeronly::toString(dtype);
   }
+}
+
+// A tensor of an op's own, on the device of `like`.
+inline Tensor allocate(const Tensor& like, torch::headeronly::IntHeaderOnlyArrayRef shape,
+                       std::optional<ScalarType> dtype = std::nullopt) {
+  try {
+    return torch::stable::new_empty(like, shape, dtype);
+  } catch (const std::runtime_error&) {
+    const ScalarType type = dtype.value_or(like.scalar_type());
+    double bytes = type == ScalarType::Byte ? 1 : type == ScalarType::Double || type == ScalarType::Long ? 8 : 4;
+    for (const std::int64_t size : shape) bytes *= static_cast<double>(size);
+    throw OutOfMemory("gramian: no memory for a result of " + std::to_string(std::llround(bytes / (1 << 20))) + " MiB");
+  }
+}
+
+inline Tensor allocate_zeros(const Tensor& like, torch::headeronly::IntHeaderOnlyArrayRef shape,
+                             std::optional<ScalarType> dtype = std::nullopt) {
+  Tensor zeros = allocate(like, shape, dtype);
+  torch::stable::zero_(zeros);
+  return zeros;
 }
 
 // The element type of a floating tensor. `halves` says whether bfloat16 and float16 are welcome.

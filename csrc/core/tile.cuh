@@ -27,7 +27,8 @@ struct alignas(16) Four {
 GRAMIAN_DEVICE void multiply_tf32(float& c0, float& c1, float& c2, float& c3, const float (&a)[4],
                                   const float (&b)[2]) {
 #if defined(__CUDACC__)
-  asm("mma.sync.aligned.m16n8k8.row.col.f32.tf32.tf32.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, "
+  asm volatile(
+      "mma.sync.aligned.m16n8k8.row.col.f32.tf32.tf32.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, "
       "{%0, %1, %2, %3};"
       : "+f"(c0), "+f"(c1), "+f"(c2), "+f"(c3)
       : "r"(__float_as_uint(a[0])), "r"(__float_as_uint(a[1])), "r"(__float_as_uint(a[2])), "r"(__float_as_uint(a[3])),
@@ -52,9 +53,9 @@ GRAMIAN_DEVICE void multiply_tf32(float& c0, float& c1, float& c2, float& c3, co
 // c[8, 8] += a[8, 4] b[4, 8] by a warp: a(g, t), b(t, g); c(g, 2t), c(g, 2t + 1).
 GRAMIAN_DEVICE void multiply_f64(double& c0, double& c1, double a, double b) {
 #if defined(__CUDACC__)
-  asm("mma.sync.aligned.m8n8k4.row.col.f64.f64.f64.f64 {%0, %1}, {%2}, {%3}, {%0, %1};"
-      : "+d"(c0), "+d"(c1)
-      : "d"(a), "d"(b));
+  asm volatile("mma.sync.aligned.m8n8k4.row.col.f64.f64.f64.f64 {%0, %1}, {%2}, {%3}, {%0, %1};"
+               : "+d"(c0), "+d"(c1)
+               : "d"(a), "d"(b));
 #else
   struct Operands {
     double a, b;
@@ -81,7 +82,7 @@ struct PlainTile {
   GRAMIAN_DEVICE int col(int j) const { return static_cast<int>(threadIdx.x) % 16 * 4 + j % 4 + j / 4 * 64; }
 
   GRAMIAN_DEVICE void add_slab(const T* x, const T* y) {
-    GRAMIAN_UNROLL
+    GRAMIAN_UNROLL_BY(8)  // half a slab hides the loads as well as a whole one, and compiles in two thirds of the time
     for (int k = 0; k < kSlab; ++k, x += kRowStride<T>, y += kRowStride<T>) {
       Four<T> a[kRows / 4], b[kCols / 4];
       GRAMIAN_UNROLL

@@ -25,6 +25,17 @@ GRAMIAN_DEVICE void stage_tile(const Tile& tile, T* stage) {
   for (int c = 0; c < Tile::kCols; ++c) stage[tile.row(r) * kStageStride<T> + tile.col(c)] = tile.v[r][c];
 }
 
+// change(row, col, value) of every value of a staged tile, by the thread that put it there. A few at a time: a copy of what is done for
+// each of a thread's values would be most of a program.
+template <class Tile, class Change, class T = typename Tile::Value>
+GRAMIAN_DEVICE void change_staged(const Tile& tile, T* stage, const Change& change) {
+  GRAMIAN_UNROLL_BY(4)
+  for (int e = 0; e < Tile::kRows * Tile::kCols; ++e) {
+    const int row = tile.row(e / Tile::kCols), col = tile.col(e % Tile::kCols);
+    change(row, col, stage[row * kStageStride<T> + col]);
+  }
+}
+
 template <class T>
 constexpr int kSides = kThreads / kTile<T>;  // threads that scan one row of a tile
 // Of shared memory, for the ring of a product and then its tile, staged.
@@ -42,17 +53,19 @@ GRAMIAN_DEVICE void scan_row(const Visit& visit) {
 }
 
 // The logarithm of the sum over columns of exp(score), for the row that is thread threadIdx.x < kTile's; infinite where all scores
-// are minus infinity. fill(j, stage, tile) makes tile j of `tiles`, in the `stage` of kRingValues. All threads of the block.
-template <class Tile, class Fill, class T = typename Tile::Value>
-GRAMIAN_DEVICE T log_sum_of_rows(std::int64_t tiles, T* stage, const Fill& fill) {
+// are minus infinity. multiply(j, stage, tile) makes tile j of `tiles`, in the `stage` of kRingValues, and score(j, row, col, value) turns
+// its values into scores. All threads of the block.
+template <class Tile, class Multiply, class Score, class T = typename Tile::Value>
+GRAMIAN_DEVICE T log_sum_of_rows(std::int64_t tiles, T* stage, const Multiply& multiply, const Score& score_of) {
   __shared__ T tops[kThreads], totals[kThreads];
   constexpr T kNone = -kInfinity<T>;
   const int mine = static_cast<int>(threadIdx.x) % kTile<T>;
   T top = kNone, total = 0;
   for (std::int64_t j = 0; j < tiles; ++j) {
     Tile tile;
-    fill(j, stage, tile);
+    multiply(j, stage, tile);
     stage_tile(tile, stage);
+    change_staged(tile, stage, [&](int row, int col, T& value) { value = score_of(j, row, col, value); });
     __syncthreads();
     T highest = top;
     scan_row<T>([&](int l) {

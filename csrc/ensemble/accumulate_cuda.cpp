@@ -9,9 +9,9 @@ namespace {
 
 void ensemble_accumulate_cuda(const Tensor& predictions, const std::optional<Tensor>& target, Tensor sums,
                               std::optional<Tensor> squares) {
-  const cuda::OnDevice device(predictions);
   AccumulateCall call(predictions, target, sums, squares);
   if (call.empty()) return;
+  const cuda::OnDevice device(predictions);
   const auto run = [&](auto zero) { cuda::accumulate(call.problem<decltype(zero)>(), call.n, device.stream); };
   call.element == Element::f64 ? run(0.0) : run(0.0F);
 }

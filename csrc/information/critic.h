@@ -63,8 +63,8 @@ struct CriticCall {
         n(a.size(0)),
         m(b.size(0)),
         words(keep_mask ? pair_blocks(m) * w2.size(1) : 0),
-        scores(torch::stable::new_empty(critic.a, {n, m})),
-        mask(torch::stable::new_empty(critic.a, {n, words}, ScalarType::Int)) {}
+        scores(allocate(critic.a, {n, m})),
+        mask(allocate(critic.a, {n, words}, ScalarType::Int)) {}
 };
 
 struct CriticBackwardCall {
@@ -92,9 +92,9 @@ struct CriticBackwardCall {
              shape_text(mask_given));
     if (mask_given.device() != a.device()) refuse(kOp, ": mask must be on the device of a");
     grad = torch::stable::contiguous(grad_given), mask = torch::stable::contiguous(mask_given);
-    grad_a = torch::stable::new_zeros(critic.a, {n, h}), grad_b = torch::stable::new_zeros(critic.a, {m, h});
-    grad_w2 = torch::stable::new_zeros(critic.a, {h, h2}), grad_b2 = torch::stable::new_zeros(critic.a, {h2});
-    grad_w3 = torch::stable::new_zeros(critic.a, {h2});
+    grad_a = allocate_zeros(critic.a, {n, h}), grad_b = allocate_zeros(critic.a, {m, h});
+    grad_w2 = allocate_zeros(critic.a, {h, h2}), grad_b2 = allocate_zeros(critic.a, {h2});
+    grad_w3 = allocate_zeros(critic.a, {h2});
   }
 
   const std::uint32_t* words() const {

@@ -22,8 +22,8 @@ struct InfonceCall {
     n = f_given.size(0), d = f_given.size(1);
     if (n < 2) refuse(kOp, ": f must have at least 2 rows, got ", n);
     f = torch::stable::contiguous(f_given), g = torch::stable::contiguous(g_given);
-    grad_f = torch::stable::new_empty(f, {gradients ? n : 0, d});
-    grad_g = torch::stable::new_empty(f, {gradients ? n : 0, d});
+    grad_f = allocate(f, {gradients ? n : 0, d});
+    grad_g = allocate(f, {gradients ? n : 0, d});
   }
 };
 

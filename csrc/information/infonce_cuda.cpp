@@ -10,9 +10,9 @@ namespace gramian {
 namespace {
 
 std::tuple<Tensor, Tensor, Tensor> information_infonce_cuda(const Tensor& f, const Tensor& g, bool gradients) {
-  const cuda::OnDevice device(f);
   InfonceCall call(f, g, gradients);
-  Tensor value = torch::stable::new_empty(call.f, {});
+  const cuda::OnDevice device(f);
+  Tensor value = allocate(call.f, {});
   const cuda::InfonceArguments arguments{rows_of(call.f, call.element), rows_of(call.g, call.element),
                                          value.mutable_data_ptr(), gradients ? call.grad_f.mutable_data_ptr() : nullptr,
                                          gradients ? call.grad_g.mutable_data_ptr() : nullptr};

@@ -22,13 +22,10 @@ struct InfoncePair {
 
 template <class Tile, class T = typename Tile::Value>
 __global__ void __launch_bounds__(kThreads, 1) log_sum_kernel(InfoncePair<T> p, T* log_sums) {
-  const T found = log_sum_of_rows<Tile>(p.y.panels(), shared_memory<T>(), [&](std::int64_t j, T* stage, Tile& tile) {
-    multiply_tile(p.x, blockIdx.x, p.y, j, stage, tile);
-    GRAMIAN_UNROLL
-    for (int c = 0; c < Tile::kCols; ++c)
-      if (j * kTile<T> + tile.col(c) >= p.n) GRAMIAN_UNROLL
-    for (int r = 0; r < Tile::kRows; ++r) tile.v[r][c] = -kInfinity<T>;
-  });
+  const T found = log_sum_of_rows<Tile>(
+      p.y.panels(), shared_memory<T>(),
+      [&](std::int64_t j, T* stage, Tile& tile) { multiply_tile(p.x, blockIdx.x, p.y, j, stage, tile); },
+      [&](std::int64_t j, int, int col, T value) { return j * kTile<T> + col < p.n ? value : -kInfinity<T>; });
   const std::int64_t row = static_cast<std::int64_t>(blockIdx.x) * kTile<T> + threadIdx.x;
   if (static_cast<int>(threadIdx.x) < kTile<T> && row < p.n) log_sums[row] = found;
 }
@@ -46,13 +43,11 @@ __global__ void __launch_bounds__(kThreads, 1) mean_kernel(InfoncePair<T> p, con
     const int cols = static_cast<int>(p.n - j * kTile<T> < kTile<T> ? p.n - j * kTile<T> : kTile<T>);
     Tile tile;
     multiply_tile(p.x, i, p.y, j, stage, tile);
-    GRAMIAN_UNROLL
-    for (int r = 0; r < Tile::kRows; ++r) GRAMIAN_UNROLL
-    for (int c = 0; c < Tile::kCols; ++c) {
-      const std::int64_t at = kByRow ? i * kTile<T> + tile.row(r) : j * kTile<T> + tile.col(c);
-      tile.v[r][c] = at < p.n ? static_cast<T>(exp(tile.v[r][c] - log_sums[at])) : T{0};
-    }
     stage_tile(tile, stage);
+    change_staged(tile, stage, [&](int row, int col, T& value) {
+      const std::int64_t at = kByRow ? i * kTile<T> + row : j * kTile<T> + col;
+      value = at < p.n ? static_cast<T>(exp(value - log_sums[at])) : T{0};
+    });
     sums.add(stage, p.y.panel(j), cols, p.y.depth, first, factors);
   }
   const std::int64_t row = i * kTile<T> + Sums::row();

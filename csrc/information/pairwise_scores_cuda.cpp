@@ -16,8 +16,8 @@ T* out(Tensor& t) {
 
 std::tuple<Tensor, Tensor> information_pairwise_scores_cuda(const Tensor& a, const Tensor& b, const Tensor& w2,
                                                             const Tensor& b2, const Tensor& w3, bool keep_mask) {
-  const cuda::OnDevice device(a);
   CriticCall call(a, b, w2, b2, w3, keep_mask);
+  const cuda::OnDevice device(a);
   const auto run = [&](auto zero) {
     using T = decltype(zero);
     const CriticProblem<T> problem = call.critic.problem<T>();
@@ -32,8 +32,8 @@ std::tuple<Tensor, Tensor> information_pairwise_scores_cuda(const Tensor& a, con
 std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> information_pairwise_scores_backward_cuda(
     const Tensor& grad, const Tensor& a, const Tensor& b, const Tensor& w2, const Tensor& b2, const Tensor& w3,
     const Tensor& mask) {
-  const cuda::OnDevice device(a);
   CriticBackwardCall call(grad, a, b, w2, b2, w3, mask);
+  const cuda::OnDevice device(a);
   const auto run = [&](auto zero) {
     using T = decltype(zero);
     const CriticProblem<T> problem = call.critic.problem<T>();

@@ -33,8 +33,8 @@ void assign(const Rows& x, const Rows& centers, std::int64_t* labels, T* squared
 
 std::tuple<Tensor, Tensor> neighbors_assign_cpu(const Tensor& x, const Tensor& centers) {
   const AssignCall call(x, centers);
-  Tensor labels = torch::stable::new_empty(x, call.shape, ScalarType::Long);
-  Tensor squared = torch::stable::new_empty(x, call.shape, call.dtype);
+  Tensor labels = allocate(x, call.shape, ScalarType::Long);
+  Tensor squared = allocate(x, call.shape, call.dtype);
   const Tensor points = readable(x, call.dtype), rows = torch::stable::contiguous(centers);
   const Element own = element_of(kOp, "centers", centers);
   const auto run = [&](auto zero) {

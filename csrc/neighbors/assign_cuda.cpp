@@ -11,8 +11,8 @@ namespace {
 std::tuple<Tensor, Tensor> neighbors_assign_cuda(const Tensor& x, const Tensor& centers) {
   const AssignCall call(x, centers);
   const cuda::OnDevice device(x);
-  Tensor labels = torch::stable::new_empty(x, call.shape, ScalarType::Long);
-  Tensor squared = torch::stable::new_empty(x, call.shape, call.dtype);
+  Tensor labels = allocate(x, call.shape, ScalarType::Long);
+  Tensor squared = allocate(x, call.shape, call.dtype);
   if (call.n == 0 || call.batches == 0) return {squared, labels};
   const Tensor points = x.scalar_type() == call.dtype ? x : torch::stable::to(x, call.dtype);
   const Element element = call.dtype == ScalarType::Double ? Element::f64 : Element::f32;

@@ -19,16 +19,17 @@ std::vector<T> host_values(const Tensor& t, Stream stream) {
 // Weights of the points, checked; none means one each.
 class DeviceWeights {
  public:
-  DeviceWeights(const char* op, const Tensor& x, const std::optional<Tensor>& given, Stream stream) {
+  DeviceWeights(const char* op, const Tensor& x, const std::optional<Tensor>& given, Stream stream,
+                const Group* group = nullptr) {
     if (!given.has_value()) return;
     check_weights(op, x, *given);
     kept_ = torch::stable::contiguous(*given);
     host_ = host_values<double>(*kept_, stream);
-    check_weight_values(op, host_.data(), x.size(0));
+    check_weight_values(op, host_.data(), x.size(0), group);
   }
 
   const double* data() const { return kept_ ? static_cast<const double*>(kept_->const_data_ptr()) : nullptr; }
-  double of(std::int64_t i) const { return host_.empty() ? 1 : host_[static_cast<std::size_t>(i)]; }
+  const double* on_host() const { return kept_ ? host_.data() : nullptr; }
 
  private:
   std::optional<Tensor> kept_;

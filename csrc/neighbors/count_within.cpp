@@ -50,7 +50,7 @@ void count(const Rows& x, const std::optional<Rows>& y, Metric metric, Sweep swe
 Tensor neighbors_count_within_cpu(const Tensor& x, const Tensor& radius, const std::optional<Tensor>& y_given,
                                   const std::string& metric_name, bool exclude_self) {
   const CountWithinCall call(x, radius, y_given, metric_name, exclude_self);
-  Tensor counts = torch::stable::new_empty(x, call.shape, ScalarType::Long);
+  Tensor counts = allocate(x, call.shape, ScalarType::Long);
   const Tensor radii = torch::stable::contiguous(radius);
   const std::int64_t n = call.n;
   const auto run = [&](auto zero) {

@@ -11,7 +11,7 @@ Tensor neighbors_count_within_cuda(const Tensor& x, const Tensor& radius, const 
                                    const std::string& metric_name, bool exclude_self) {
   const CountWithinCall call(x, radius, y_given, metric_name, exclude_self);
   const cuda::OnDevice device(x);
-  Tensor counts = torch::stable::new_empty(x, call.shape, ScalarType::Long);
+  Tensor counts = allocate(x, call.shape, ScalarType::Long);
   if (counts.numel() == 0) return counts;
   const Tensor radii = torch::stable::contiguous(radius);
   const auto run = [&](auto zero) {

@@ -38,7 +38,7 @@ template <class Tile, class T = typename Tile::Value>
 __global__ void __launch_bounds__(kThreads, 1) count_kernel(CountProblem<T> p) {
   constexpr int kRows = kTile<T>;
   __shared__ T half_norm[kRows];
-  __shared__ int count[kRows];
+  __shared__ unsigned count[kRows];  // there may be 2^32 - 1
   if (!p.known->sound()) return;
   T* const ring = shared_memory<T>();
   const std::int64_t n = p.x.rows.rows, m = p.y.rows.rows, panels = p.y.packed.panels();
@@ -61,7 +61,7 @@ __global__ void __launch_bounds__(kThreads, 1) count_kernel(CountProblem<T> p) {
         for (int r = 0; r < Tile::kRows; ++r) {
           const std::int64_t i = first_row + tile.row(r);
           const T inside = i < n ? p.inside[i] : kInfinity<T>, not_beyond = i < n ? p.not_beyond[i] : kInfinity<T>;
-          int found = 0;
+          unsigned found = 0;
           GRAMIAN_UNROLL
           for (int c = 0; c < Tile::kCols; ++c) {
             const std::int64_t at = first_col + tile.col(c);
@@ -84,7 +84,7 @@ __global__ void __launch_bounds__(kThreads, 1) count_kernel(CountProblem<T> p) {
           const bool within = distance_of_key(p, exact_key(p, i, first_col + col)) <= p.radius[i];
           if (lane_index() != lane) continue;
           open &= open - 1;
-          if (within) atomicAdd(&count[row], 1);
+          if (within) atomicAdd(&count[row], 1U);
         }
         clear_tile(tile);
         __syncthreads();

@@ -46,7 +46,7 @@ class Lloyd {
         labels_(size(n_), -1),
         next_(size(n_)),
         n_all_(n_all),
-        own_{k, d_, torch::stable::new_zeros(x, {Totals::size(k, d_)}, ScalarType::Double)},
+        own_{k, d_, allocate_zeros(x, {Totals::size(k, d_)}, ScalarType::Double)},
         all_(own_) {
     run_pieces(n_, kAssignPoints, [&](std::int64_t begin, std::int64_t end, std::int64_t) {
       kernel().pack_points(set_.points(), nullptr, begin, end, static_cast<T*>(packed_.of(0)));
@@ -287,62 +287,23 @@ class Lloyd {
 
   // Each empty cluster takes the point that is farthest from its own centre, unless that is the last of its cluster.
   void relocate() {
-    const auto empty = [&](std::int64_t j) { return all_.count(j) == 0; };
-    std::int64_t j = 0;
-    while (j < k_ && !empty(j)) ++j;
-    if (j == k_) return;
-    const std::vector<double> squared = distances();
-    std::vector<double> rounding(size(k_));
-    for (std::int64_t c = 0; c < k_; ++c) rounding[size(c)] = rounding_of_mean(centers_ + c * d_, d_, all_.count(c));
-    std::vector<std::int32_t> order;
-    for (std::size_t i = 0; i < squared.size(); ++i)
-      if (squared[i] > rounding[size(labels_[i])] && (weights_ == nullptr || weights_[i] > 0))
-        order.push_back(static_cast<std::int32_t>(i));
-    const auto nearer = [&](std::int32_t a, std::int32_t b) {
-      const double da = squared[size(a)], db = squared[size(b)];
-      return da < db || (da == db && a > b);
-    };
-    std::make_heap(order.begin(), order.end(), nearer);
-    std::vector<double> row(size(d_));
-    for (; j < k_; ++j) {
-      if (!empty(j)) continue;
-      std::int32_t point = -1;
-      while (point < 0 && !order.empty()) {
-        std::pop_heap(order.begin(), order.end(), nearer);
-        if (all_.count(labels_[size(order.back())]) > 1) point = order.back();
-        order.pop_back();
-      }
-      double offer[3] = {-1, 0, 0};  // how far, from which cluster, of what weight
-      if (point >= 0) {
-        offer[0] = squared[size(point)];
-        offer[1] = labels_[size(point)];
-        offer[2] = weights_ == nullptr ? 1 : weights_[point];
-      }
-      const std::vector<double> offers = group_.gather(offer, 3);
-      std::size_t best = 0;  // of equals the lower rank, whose points come first
-      for (std::size_t at = 3; at < offers.size(); at += 3)
-        if (offers[at] > offers[best]) best = at;
-      if (offers[best] < 0) return;
-      const bool here = static_cast<std::int64_t>(best) == 3 * group_.rank();
-      const T* x = set_.points().data + (here ? point : 0) * set_.points().row_stride;
-      for (std::int64_t f = 0; f < d_; ++f) row[size(f)] = here ? static_cast<double>(x[f]) : 0;
+    double* const count = &all_.count(0);
+    if (std::find(count, count + k_, 0.0) == count + k_) return;
+    std::vector<double> rounding(size(k_)), row(size(d_));
+    for (std::int64_t j = 0; j < k_; ++j) rounding[size(j)] = rounding_of_mean(centers_ + j * d_, d_, count[j]);
+    const auto take = [&](std::int32_t point, double weight, std::int64_t from, std::int64_t to) {
+      const T* x = set_.points().data + (point < 0 ? 0 : point) * set_.points().row_stride;
+      for (std::int64_t f = 0; f < d_; ++f) row[size(f)] = point < 0 ? 0 : static_cast<double>(x[f]);
       group_.sum(row.data(), d_);
-      if (!here && point >= 0) {
-        order.push_back(point);
-        std::push_heap(order.begin(), order.end(), nearer);
-      }
-      const auto from = static_cast<std::int64_t>(offers[best + 1]);
-      const double weight = offers[best + 2];
       for (std::int64_t f = 0; f < d_; ++f) {
         all_.sum(from)[f] -= weight * row[size(f)];
-        all_.sum(j)[f] = row[size(f)];
+        all_.sum(to)[f] = row[size(f)];
       }
       all_.weight(from) -= weight;
-      all_.weight(j) = 1;
-      --all_.count(from);
-      all_.count(j) = 1;
-      stale_ = true;  // the sums no longer are those of the labels
-    }
+      all_.weight(to) = 1;
+    };
+    // The sums no longer are those of the labels.
+    if (relocate_points(group_, distances(), labels_, weights_, rounding, count, take)) stale_ = true;
   }
 
   // Centres from sums; a cluster without points keeps its own. Returns the sum of the squared distances they moved.

@@ -28,11 +28,20 @@ GRAMIAN_DEVICE double share_of(const ClusterProblem& p, std::int64_t i, std::int
 }
 
 __global__ void __launch_bounds__(kThreads)
-    compare_kernel(const std::int64_t* labels, const std::int64_t* before, std::int64_t n, unsigned long long* counts) {
+    compare_kernel(const std::int64_t* labels, const std::int64_t* before, std::int64_t n, double* moved) {
   const std::int64_t i = static_cast<std::int64_t>(blockIdx.x) * kThreads + threadIdx.x;
-  const bool moved = i < n && labels[i] != before[i];
-  const unsigned found = __ballot_sync(kAllLanes, moved);
-  if (lane_index() == 0 && found != 0) atomicAdd(&counts[0], static_cast<unsigned long long>(__popc(found)));
+  const unsigned found = __ballot_sync(kAllLanes, i < n && labels[i] != before[i]);
+  // Whole numbers, so the order in which they are added does not matter.
+  if (lane_index() == 0 && found != 0) atomicAdd(moved, static_cast<double>(__popc(found)));
+}
+
+// A thread a cluster.
+__global__ void __launch_bounds__(kThreads)
+    changes_kernel(const double* totals, std::int64_t k, std::int64_t width, Changes* changes) {
+  const std::int64_t j = static_cast<std::int64_t>(blockIdx.x) * kThreads + threadIdx.x;
+  const unsigned empty = __ballot_sync(kAllLanes, j < k && totals[j * width + width - 1] == 0);
+  if (lane_index() == 0 && empty != 0) atomicAdd(&changes->empty, static_cast<unsigned long long>(__popc(empty)));
+  if (j == 0) changes->moved = totals[k * width];
 }
 
 // The first place whose label is at least j.
@@ -53,7 +62,8 @@ __global__ void __launch_bounds__(kThreads) offsets_kernel(const std::int64_t* l
 
 template <class T>
 __global__ void __launch_bounds__(kThreads)
-    chunk_kernel(ClusterProblem p, ClusterMemory memory, const std::int64_t* labels, const std::int64_t* order) {
+    chunk_kernel(ClusterProblem p, ClusterMemory memory, const std::int64_t* labels, const std::int64_t* order,
+                 double* totals) {
   const std::int64_t width = p.x.cols + 2, begin = static_cast<std::int64_t>(blockIdx.x) * kChunk;
   const std::int64_t end = begin + kChunk < p.x.rows ? begin + kChunk : p.x.rows;
   for (std::int64_t column = threadIdx.x; column < width; column += kThreads)
@@ -63,20 +73,16 @@ __global__ void __launch_bounds__(kThreads)
       for (; place < end && place < last; ++place) sum += share_of<T>(p, order[place], column);
       double* const to = first < begin ? memory.head + blockIdx.x * width
                          : last > end  ? memory.tail + blockIdx.x * width
-                                       : memory.totals + j * width;
+                                       : totals + j * width;
       to[column] = sum;
     }
 }
 
 // Clusters that no chunk has summed alone: a block of threads each.
-__global__ void __launch_bounds__(kThreads)
-    join_chunks_kernel(std::int64_t d, ClusterMemory memory, unsigned long long* counts) {
+__global__ void __launch_bounds__(kThreads) join_chunks_kernel(std::int64_t d, ClusterMemory memory, double* totals) {
   const std::int64_t width = d + 2, j = blockIdx.x, first = memory.offsets[j], last = memory.offsets[j + 1];
   const std::int64_t first_chunk = first / kChunk, last_chunk = (last - 1) / kChunk;
-  if (first < last && first_chunk == last_chunk) {
-    if (threadIdx.x == 0 && memory.totals[j * width + d + 1] == 0) atomicAdd(&counts[1], 1ULL);
-    return;
-  }
+  if (first < last && first_chunk == last_chunk) return;
   for (std::int64_t column = threadIdx.x; column < width; column += kThreads) {
     double sum = 0;
     if (first < last) {
@@ -84,15 +90,13 @@ __global__ void __launch_bounds__(kThreads)
       for (std::int64_t chunk = first_chunk + 1; chunk <= last_chunk; ++chunk)
         sum += memory.head[chunk * width + column];
     }
-    memory.totals[j * width + column] = sum;
-    if (column == d + 1 && sum == 0) atomicAdd(&counts[1], 1ULL);
+    totals[j * width + column] = sum;
   }
 }
 
 // partial[block] = sum over its rows of |x - mean|^2, or of weight times squared[i].
-template <class T>
 __global__ void __launch_bounds__(kThreads)
-    spread_kernel(Rows x, const T* mean, const double* weights, const double* squared, double* partial) {
+    spread_kernel(Rows x, const double* mean, const double* weights, const double* squared, double* partial) {
   __shared__ double slots[kWarps];
   const std::int64_t begin = static_cast<std::int64_t>(blockIdx.x) * kStatRows;
   double sum = 0;
@@ -129,13 +133,17 @@ __global__ void __launch_bounds__(kThreads)
 }
 
 template <class T>
-__global__ void __launch_bounds__(kThreads) relocate_kernel(ClusterProblem p, double* totals, std::int64_t point,
-                                                            double weight, std::int64_t from, std::int64_t to) {
-  const std::int64_t width = p.x.cols + 2;
-  const std::int64_t column = static_cast<std::int64_t>(blockIdx.x) * kThreads + threadIdx.x;
+__global__ void __launch_bounds__(kThreads) row_kernel(Rows x, std::int64_t point, double* row) {
+  const std::int64_t feature = static_cast<std::int64_t>(blockIdx.x) * kThreads + threadIdx.x;
+  if (feature < x.cols) row[feature] = point < 0 ? 0 : value_at<T>(x, point, feature);
+}
+
+__global__ void __launch_bounds__(kThreads) relocate_kernel(std::int64_t d, const double* row, double weight,
+                                                            std::int64_t from, std::int64_t to, double* totals) {
+  const std::int64_t width = d + 2, column = static_cast<std::int64_t>(blockIdx.x) * kThreads + threadIdx.x;
   if (column >= width) return;
-  const double value = column < p.x.cols ? value_at<T>(p.x, point, column) : 1;
-  totals[from * width + column] -= (column <= p.x.cols ? weight : 1) * value;
+  const double value = column < d ? row[column] : 1;
+  totals[from * width + column] -= (column <= d ? weight : 1) * value;
   totals[to * width + column] = value;
 }
 
@@ -184,49 +192,50 @@ void in_type_of(const Rows& x, const Run& run) {
 ClusterMemory::ClusterMemory(const ClusterProblem& problem, void* memory) {
   Arena arena(memory);
   const std::int64_t n = problem.x.rows, d = problem.x.cols, k = problem.k, width = d + 2;
-  totals = arena.take<double>(k * width);
   squared = arena.take<double>(n);
   offsets = arena.take<std::int64_t>(k + 1);
   head = arena.take<double>(chunks_of(n) * width);
   tail = arena.take<double>(chunks_of(n) * width);
   partial = arena.take<double>(std::max(k, stat_blocks(n)));
-  number = arena.take<double>(1);
-  counts = arena.take<unsigned long long>(2);
-  Arena counting(nullptr);  // what `variance` takes
+  number = arena.take<double>(sizeof(Changes) / sizeof(double));
+  mean = arena.take<double>(d);
+  Arena counting(nullptr);
   MomentsMemory(counting, n, d);
-  counting.take<double>(d);
   moments = arena.take<char>(counting.bytes());
   bytes = arena.bytes();
 }
 
-double variance(const ClusterProblem& p, const ClusterMemory& memory, Stream stream) {
-  double total = 0;
-  in_type_of(p.x, [&](auto zero) {
-    using T = decltype(zero);
-    Arena arena(memory.moments);
-    const MomentsMemory moments(arena, p.x.rows, p.x.cols);
-    T* const mean = arena.take<T>(p.x.cols);
-    find_moments(p.x, moments, mean, stream);
-    launch(spread_kernel<T>, grid_of_blocks(stat_blocks(p.x.rows)), 0, stream, p.x, static_cast<const T*>(mean),
-           static_cast<const double*>(nullptr), static_cast<const double*>(nullptr), memory.partial);
-    total = added_up(memory, stat_blocks(p.x.rows), stream);
-  });
-  return total / std::max(static_cast<double>(p.x.rows) * static_cast<double>(p.x.cols), 1.0);
+void find_mean(const ClusterProblem& p, const ClusterMemory& memory, Stream stream) {
+  Arena arena(memory.moments);
+  find_moments(p.x, MomentsMemory(arena, p.x.rows, p.x.cols), memory.mean, stream);
 }
 
-Changes sum_clusters(const ClusterProblem& p, const ClusterMemory& memory, const std::int64_t* labels,
-                     const std::int64_t* before, const std::int64_t* order, Stream stream) {
+double spread(const ClusterProblem& p, const ClusterMemory& memory, Stream stream) {
+  launch(spread_kernel, grid_of_blocks(stat_blocks(p.x.rows)), 0, stream, p.x, static_cast<const double*>(memory.mean),
+         static_cast<const double*>(nullptr), static_cast<const double*>(nullptr), memory.partial);
+  return added_up(memory, stat_blocks(p.x.rows), stream);
+}
+
+void sum_clusters(const ClusterProblem& p, const ClusterMemory& memory, const std::int64_t* labels,
+                  const std::int64_t* before, const std::int64_t* order, double* totals, Stream stream) {
   const std::int64_t n = p.x.rows;
-  set_zero(memory.counts, 2 * sizeof *memory.counts, stream);
-  launch(compare_kernel, grid_of_threads(n), 0, stream, labels, before, n, memory.counts);
+  double* const moved = totals + totals_size(p) - 1;
+  set_zero(moved, sizeof *moved, stream);
+  launch(compare_kernel, grid_of_threads(n), 0, stream, labels, before, n, moved);
   launch(offsets_kernel, grid_of_threads(p.k + 1), 0, stream, labels, order, n, p.k, memory.offsets);
   in_type_of(p.x, [&](auto zero) {
-    launch(chunk_kernel<decltype(zero)>, grid_of_blocks(chunks_of(n)), 0, stream, p, memory, labels, order);
+    launch(chunk_kernel<decltype(zero)>, grid_of_blocks(chunks_of(n)), 0, stream, p, memory, labels, order, totals);
   });
-  launch(join_chunks_kernel, grid_of_blocks(p.k), 0, stream, p.x.cols, memory, memory.counts);
-  unsigned long long counts[2];
-  read_back(counts, memory.counts, sizeof counts, stream);
-  return {counts[0], counts[1]};
+  launch(join_chunks_kernel, grid_of_blocks(p.k), 0, stream, p.x.cols, memory, totals);
+}
+
+Changes look_at(const ClusterProblem& p, const ClusterMemory& memory, const double* totals, Stream stream) {
+  auto* const on_device = reinterpret_cast<Changes*>(memory.number);
+  set_zero(on_device, sizeof *on_device, stream);
+  launch(changes_kernel, grid_of_threads(p.k), 0, stream, totals, p.k, p.x.cols + 2, on_device);
+  Changes changes;
+  read_back(&changes, on_device, sizeof changes, stream);
+  return changes;
 }
 
 double inertia(const ClusterProblem& p, const ClusterMemory& memory, const std::int64_t* labels, const void* centers,
@@ -235,26 +244,29 @@ double inertia(const ClusterProblem& p, const ClusterMemory& memory, const std::
     using T = decltype(zero);
     launch(distances_kernel<T>, grid_of_blocks((p.x.rows + kWarps - 1) / kWarps), 0, stream, p.x, labels,
            static_cast<const T*>(centers), memory.squared);
-    launch(spread_kernel<T>, grid_of_blocks(stat_blocks(p.x.rows)), 0, stream, p.x, static_cast<const T*>(nullptr),
-           p.weights, static_cast<const double*>(memory.squared), memory.partial);
   });
+  launch(spread_kernel, grid_of_blocks(stat_blocks(p.x.rows)), 0, stream, p.x, static_cast<const double*>(nullptr),
+         p.weights, static_cast<const double*>(memory.squared), memory.partial);
   return added_up(memory, stat_blocks(p.x.rows), stream);
 }
 
-void relocate(const ClusterProblem& p, const ClusterMemory& memory, std::int64_t point, double weight,
-              std::int64_t from, std::int64_t to, Stream stream) {
+void copy_row(const ClusterProblem& p, std::int64_t point, double* row, Stream stream) {
   in_type_of(p.x, [&](auto zero) {
-    launch(relocate_kernel<decltype(zero)>, grid_of_threads(p.x.cols + 2), 0, stream, p, memory.totals, point, weight,
-           from, to);
+    launch(row_kernel<decltype(zero)>, grid_of_threads(p.x.cols), 0, stream, p.x, point, row);
   });
 }
 
-double move_centers(const ClusterProblem& p, const ClusterMemory& memory, bool spherical, bool wanted, void* centers,
-                    Stream stream) {
+void relocate(const ClusterProblem& p, const double* row, double weight, std::int64_t from, std::int64_t to,
+              double* totals, Stream stream) {
+  launch(relocate_kernel, grid_of_threads(p.x.cols + 2), 0, stream, p.x.cols, row, weight, from, to, totals);
+}
+
+double move_centers(const ClusterProblem& p, const ClusterMemory& memory, const double* totals, bool spherical,
+                    bool wanted, void* centers, Stream stream) {
   in_type_of(p.x, [&](auto zero) {
     using T = decltype(zero);
-    launch(move_kernel<T>, grid_of_blocks(p.k), 0, stream, p.x.cols, static_cast<const double*>(memory.totals),
-           spherical, static_cast<T*>(centers), memory.partial);
+    launch(move_kernel<T>, grid_of_blocks(p.k), 0, stream, p.x.cols, totals, spherical, static_cast<T*>(centers),
+           memory.partial);
   });
   return wanted ? added_up(memory, p.k, stream) : 0;
 }

@@ -149,7 +149,7 @@ Tensor neighbors_kmeans_plus_plus_cpu(const Tensor& x, const Tensor& uniforms,
   const auto* number = static_cast<const double*>(numbers.const_data_ptr());
   call.check_numbers(number);
   const PointWeights weights(kOp, x, weights_given);
-  Tensor indices = torch::stable::new_empty(x, {call.k}, ScalarType::Long);
+  Tensor indices = allocate(x, {call.k}, ScalarType::Long);
   const auto run = [&](auto zero) {
     Draws<decltype(zero)>(readable(x, compute_dtype(call.element)), weights.data())
         .run(number, call.k, call.trials, static_cast<std::int64_t*>(indices.mutable_data_ptr()));

@@ -15,7 +15,7 @@ Tensor neighbors_kmeans_plus_plus_cuda(const Tensor& x, const Tensor& uniforms,
   const Tensor numbers = torch::stable::contiguous(uniforms);
   call.check_numbers(cuda::host_values<double>(numbers, device.stream).data());
   const cuda::DeviceWeights weights(kOp, x, weights_given, device.stream);
-  Tensor indices = torch::stable::new_empty(x, {call.k}, ScalarType::Long);
+  Tensor indices = allocate(x, {call.k}, ScalarType::Long);
   const cuda::DrawArguments arguments{rows_of(x, call.element), weights.data(),
                                       static_cast<const double*>(numbers.const_data_ptr()), call.k, call.trials};
   const Tensor memory = cuda::device_memory(kOp, x, cuda::kmeans_plus_plus_bytes(arguments));

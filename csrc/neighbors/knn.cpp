@@ -9,8 +9,8 @@ namespace {
 std::tuple<Tensor, Tensor> neighbors_knn_cpu(const Tensor& x, std::int64_t k, const std::optional<Tensor>& y_given,
                                              const std::string& metric_name, bool exclude_self, bool causal) {
   const KnnCall call(x, k, y_given, metric_name, exclude_self, causal);
-  Tensor distances = torch::stable::new_empty(x, call.shape, compute_dtype(call.element));
-  Tensor indices = torch::stable::new_empty(x, call.shape, ScalarType::Long);
+  Tensor distances = allocate(x, call.shape, compute_dtype(call.element));
+  Tensor indices = allocate(x, call.shape, ScalarType::Long);
   const Sweep sweep = causal ? Sweep::causal : call.self ? Sweep::symmetric : Sweep::full;
   const auto run = [&](auto zero) {
     using T = decltype(zero);

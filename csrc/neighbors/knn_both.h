@@ -34,8 +34,8 @@ struct KnnBothCall {
     reach[1] = reach_of("y_reach", y_reach, "y", y);
     for (int side = 0; side < 2; ++side) {
       const std::int64_t rows = (side == 0 ? x : y).size(0);
-      distances[side] = torch::stable::new_empty(x, {rows, k}, compute_dtype(element));
-      indices[side] = torch::stable::new_empty(x, {rows, k}, ScalarType::Long);
+      distances[side] = allocate(x, {rows, k}, compute_dtype(element));
+      indices[side] = allocate(x, {rows, k}, ScalarType::Long);
     }
   }
 

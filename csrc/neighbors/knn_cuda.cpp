@@ -14,8 +14,8 @@ std::tuple<Tensor, Tensor> neighbors_knn_cuda(const Tensor& x, std::int64_t k, c
   const KnnCall call(x, k, y_given, metric_name, exclude_self, causal);
   const cuda::OnDevice device(x);
   const Tensor& y = call.self ? x : *y_given;
-  Tensor distances = torch::stable::new_empty(x, call.shape, compute_dtype(call.element));
-  Tensor indices = torch::stable::new_empty(x, call.shape, ScalarType::Long);
+  Tensor distances = allocate(x, call.shape, compute_dtype(call.element));
+  Tensor indices = allocate(x, call.shape, ScalarType::Long);
   if (call.n == 0 || call.batches == 0) return {distances, indices};
   const auto search = [&](std::int64_t batch) {
     return cuda::KnnArguments{"knn",

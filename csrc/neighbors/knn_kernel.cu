@@ -204,17 +204,18 @@ __global__ void __launch_bounds__(kThreads, 1) search_kernel(Problem<T> p, Worki
       GRAMIAN_UNROLL
       for (int r = 0; r < Tile::kRows; ++r) {
         const int row = tile.row(r);
-        T wanted[kLists];
+        T wanted = threshold[row];  // by any list
         GRAMIAN_UNROLL
-        for (int list = 0; list < kLists; ++list) wanted[list] = threshold[list * kRows + row];
+        for (int list = 1; list < kLists; ++list) wanted = fmin(wanted, threshold[list * kRows + row]);
         GRAMIAN_UNROLL
         for (int c = 0; c < Tile::kCols; ++c) {
           const int col = tile.col(c);
           const T score = p.metric == Metric::chebyshev ? -tile.v[r][c] : tile.v[r][c] - half_norm[col];
           const std::int64_t i = first_row + row, at = first_col + col;
-          GRAMIAN_UNROLL
+          if (!(score >= wanted) || at >= m) continue;
+          GRAMIAN_UNROLL_BY(1)
           for (int list = 0; list < kLists; ++list) {
-            if (!(score >= wanted[list]) || at >= m || !admits<kLists>(p, list, i, at)) continue;
+            if ((kLists > 1 && !(score >= threshold[list * kRows + row])) || !admits<kLists>(p, list, i, at)) continue;
             const int place = list * kRows + row, entry = place * p.capacity + atomicAdd(&count[place], 1);
             working.score[entry] = score;
             working.index[entry] = static_cast<std::uint32_t>(at);
@@ -320,7 +321,7 @@ class Search {
     const std::int64_t enough = 2 * multiprocessors();
     parts_ = panels == 0 ? 1 : std::max<std::int64_t>(1, std::min(enough / panels, y_panels));
     blocks_ = std::min(enough, panels * parts_);
-    keep_ = static_cast<int>(k + std::max<std::int64_t>(k, 32));
+    keep_ = k + std::max<std::int64_t>(k, 32);
     capacity_ = keep_ + kTile<T>;
     const std::int64_t counts = kLists * rows * parts_, entries = counts * keep_,
                        waiting = kLists * blocks_ * kTile<T> * capacity_;
@@ -330,8 +331,15 @@ class Search {
 
   void run(const DevicePairs<T>& pairs, const KnnArguments& a, const void* reach, void* const* distances,
            std::int64_t* const* indices, Stream stream) const {
-    const Problem<T> problem{
-        pairs, a.exclude_self, a.causal, k_, parts_, keep_, capacity_, a.train, static_cast<const T*>(reach)};
+    const Problem<T> problem{pairs,
+                             a.exclude_self,
+                             a.causal,
+                             k_,
+                             parts_,
+                             static_cast<int>(keep_),
+                             static_cast<int>(capacity_),
+                             a.train,
+                             static_cast<const T*>(reach)};
     launch(search_kernel<Tile, kLists>, grid_of_blocks(blocks_), kTileBytes<T>, stream, problem, working_, lists_);
     for (int list = 0; list < kLists; ++list) {
       const std::int64_t first = list * rows_ * parts_;
@@ -344,7 +352,7 @@ class Search {
 
  private:
   std::int64_t rows_, k_, parts_, blocks_;
-  int keep_, capacity_;
+  std::int64_t keep_, capacity_;  // 32 bits once there is memory for them
   Lists<T> lists_;
   Working<T> working_;
 };

@@ -25,8 +25,8 @@ struct KnnMergeCall {
     if (distances_b.size(0) != rows) refuse(kOp, ": b must have ", rows, " rows like a, got ", distances_b.size(0));
     if (k < 0 || k > n + m) refuse(kOp, ": k must be from 0 to ", n + m, ", the entries of a row, got ", k);
     wide = distances_a.scalar_type() == ScalarType::Double;
-    distances = torch::stable::new_empty(distances_a, {rows, k});
-    indices = torch::stable::new_empty(indices_a, {rows, k});
+    distances = allocate(distances_a, {rows, k});
+    indices = allocate(indices_a, {rows, k});
     const Tensor* const all[] = {&distances_a, &indices_a, &distances_b, &indices_b};
     for (int t = 0; t < 4; ++t) given[t] = torch::stable::contiguous(*all[t]);
   }

@@ -19,8 +19,8 @@ struct KnnPassCall {
     for (int list = 0; list < 3; ++list) {
       std::vector<std::int64_t> shape = call.shape;
       if (list == 2 && !train) shape[0] = 0;
-      distances[list] = torch::stable::new_empty(x, shape, compute_dtype(call.element));
-      indices[list] = torch::stable::new_empty(x, shape, ScalarType::Long);
+      distances[list] = allocate(x, shape, compute_dtype(call.element));
+      indices[list] = allocate(x, shape, ScalarType::Long);
     }
     if (train) mask = torch::stable::contiguous(*train);
   }

@@ -15,7 +15,7 @@ Tensor neighbors_knn_route_cpu(const Tensor& x, std::int64_t k, const std::optio
   std::optional<Rows> base;
   if (!call.self) base = rows_of(*y, call.element);
   const Sweep sweep = causal ? Sweep::causal : call.self ? Sweep::symmetric : Sweep::full;
-  Tensor route = torch::stable::new_empty(x, {}, ScalarType::Long);
+  Tensor route = allocate(x, {}, ScalarType::Long);
   auto& value = *static_cast<std::int64_t*>(route.mutable_data_ptr());
   value = 1;
   if (base && Scan<float>::pays(rows, call.metric))

@@ -9,7 +9,7 @@ namespace {
 Tensor ntk_linear_gram_cpu(const Tensor& a1, const Tensor& g1, const std::optional<Tensor>& a2,
                            const std::optional<Tensor>& g2, bool bias, bool trace, bool materialise) {
   const LinearGramCall call(a1, g1, a2, g2, bias, trace, materialise);
-  Tensor out = torch::stable::new_empty(a1, call.shape, compute_dtype(call.element));
+  Tensor out = allocate(a1, call.shape, compute_dtype(call.element));
   for (std::int64_t batch = 0; batch < call.batches; ++batch)
     add_grams({call.layer(batch)}, call.matrix(out, batch), out);
   return out;

@@ -11,7 +11,7 @@ Tensor ntk_linear_gram_cuda(const Tensor& a1, const Tensor& g1, const std::optio
                             const std::optional<Tensor>& g2, bool bias, bool trace, bool materialise) {
   const LinearGramCall call(a1, g1, a2, g2, bias, trace, materialise);
   const cuda::OnDevice device(a1);
-  Tensor out = torch::stable::new_empty(a1, call.shape, compute_dtype(call.element));
+  Tensor out = allocate(a1, call.shape, compute_dtype(call.element));
   if (out.numel() == 0) return out;
   const bool wide = call.element == Element::f64;
   const Tensor memory =

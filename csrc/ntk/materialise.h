@@ -23,7 +23,7 @@ class Slices {
   Slices(const KernelMatrix& k, const Tensor& like)
       : k_(k),
         wide_(like.scalar_type() == ScalarType::Double),
-        sums_(torch::stable::new_zeros(like, {kSlices, k.rows, k.cols})) {}
+        sums_(allocate_zeros(like, {kSlices, k.rows, k.cols})) {}
 
   void* sum_of(std::int64_t slice) const {
     return static_cast<char*>(sums_.mutable_data_ptr()) + slice * k_.rows * k_.cols * (wide_ ? 8 : 4);
@@ -60,8 +60,7 @@ class JacobianSide {
       : wide_(like.scalar_type() == ScalarType::Double),
         panels_(block_count(rows, GRAMIAN_KERNELS(jacobian).panel_rows(wide_))),
         stride_(GRAMIAN_KERNELS(jacobian).panel_stride(depth)),
-        memory_(torch::stable::new_empty(like, {panels_, stride_, GRAMIAN_KERNELS(jacobian).panel_rows(wide_)},
-                                         like.scalar_type())) {
+        memory_(allocate(like, {panels_, stride_, GRAMIAN_KERNELS(jacobian).panel_rows(wide_)}, like.scalar_type())) {
     prefer_huge_pages(memory_.mutable_data_ptr(), static_cast<std::size_t>(memory_.numel()) * (wide_ ? 8 : 4));
   }
 

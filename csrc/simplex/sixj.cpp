@@ -15,7 +15,7 @@ Tensor simplex_sixj_cpu(const Tensor& spins) {
   const std::int64_t n = held.size(1);
   const auto* spin = static_cast<const std::int64_t*>(held.const_data_ptr());
   const std::int64_t largest = bound_of_spins(kOp, "spins", spin, 6 * n);
-  Tensor values = torch::stable::new_empty(held, {n}, ScalarType::Double);
+  Tensor values = allocate(held, {n}, ScalarType::Double);
   auto* out = static_cast<double*>(values.mutable_data_ptr());
   const auto tables = factorials_up_to(largest);
   std::array<const std::int64_t*, 6> rows;

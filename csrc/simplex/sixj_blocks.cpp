@@ -21,7 +21,7 @@ std::tuple<Tensor, Tensor> simplex_sixj_blocks_cpu(const Tensor& blocks, std::in
   const auto block_of = [&](std::int64_t i) {
     return Block(spin[i], spin[n + i], spin[2 * n + i], spin[3 * n + i], limit);
   };
-  Tensor offsets = torch::stable::new_empty(held, {n + 1}, ScalarType::Long);
+  Tensor offsets = allocate(held, {n + 1}, ScalarType::Long);
   auto* offset = static_cast<std::int64_t*>(offsets.mutable_data_ptr());
   std::int64_t total = 0, longest = 1;
   for (std::int64_t i = 0; i < n; ++i) {
@@ -31,7 +31,7 @@ std::tuple<Tensor, Tensor> simplex_sixj_blocks_cpu(const Tensor& blocks, std::in
     if (block.size() > 0) longest = std::max<std::int64_t>(longest, block.family.count);
   }
   offset[n] = total;
-  Tensor values = torch::stable::new_empty(held, {total}, ScalarType::Double);
+  Tensor values = allocate(held, {total}, ScalarType::Double);
   auto* out = static_cast<double*>(values.mutable_data_ptr());
   const auto& kernel = GRAMIAN_KERNELS(sixj);
   const Workspace scratch(worker_count((n + kBlockGrain - 1) / kBlockGrain), 8 * kernel.scratch(longest));

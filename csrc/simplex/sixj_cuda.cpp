@@ -68,7 +68,7 @@ Tensor symbols(const char* op, const Tensor& spins, std::int64_t bounded, std::i
   const cuda::OnDevice device(spins);
   const Tensor held = torch::stable::contiguous(spins);
   const std::int64_t n = held.size(1);
-  Tensor values = torch::stable::new_empty(held, {n}, ScalarType::Double);
+  Tensor values = allocate(held, {n}, ScalarType::Double);
   const DeviceTables tables(op, held, reach * largest_on_device(op, "spins", held, bounded * n, device.stream),
                             device.stream);
   kernel(spins_of(held), n, tables.view(), doubles_of(values), device.stream);
@@ -86,8 +86,7 @@ std::tuple<Tensor, Tensor> simplex_sixj_family_cuda(const Tensor& spins, std::in
   const Tensor held = torch::stable::contiguous(spins);
   const std::int64_t n = held.size(1);
   const DeviceTables tables(kOp, held, 2 * largest_on_device(kOp, "spins", held, 5 * n, device.stream), device.stream);
-  Tensor first = torch::stable::new_empty(held, {n}, ScalarType::Long),
-         values = torch::stable::new_zeros(held, {n, width}, ScalarType::Double);
+  Tensor first = allocate(held, {n}, ScalarType::Long), values = allocate_zeros(held, {n, width}, ScalarType::Double);
   Tensor memory = cuda::device_memory(kOp, held, sizeof(unsigned long long));
   auto* const at = static_cast<unsigned long long*>(memory.mutable_data_ptr());
   cuda::set_zero(at, sizeof *at, device.stream);
@@ -132,9 +131,9 @@ std::tuple<Tensor, Tensor> simplex_sixj_blocks_cuda(const Tensor& blocks, std::i
     if (block.size() > 0) work.push_back({block.family, block.rows, block.cols, 0, offset.back()});
     offset.push_back(offset.back() + block.size());
   }
-  Tensor offsets = torch::stable::new_empty(held, {n + 1}, ScalarType::Long);
+  Tensor offsets = allocate(held, {n + 1}, ScalarType::Long);
   cuda::write_over(offsets.mutable_data_ptr(), offset.data(), offset.size() * sizeof(std::int64_t), device.stream);
-  Tensor values = torch::stable::new_empty(held, {offset.back()}, ScalarType::Double);
+  Tensor values = allocate(held, {offset.back()}, ScalarType::Double);
   compute_blocks(kOp, held, largest, work, values, device.stream);
   return {values, offsets};
 }

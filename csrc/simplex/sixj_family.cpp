@@ -22,8 +22,7 @@ std::tuple<Tensor, Tensor> simplex_sixj_family_cpu(const Tensor& spins, std::int
     longest = std::max<std::int64_t>(longest, family.count);
     families[static_cast<std::size_t>(i)] = family;
   }
-  Tensor first = torch::stable::new_empty(held, {n}, ScalarType::Long),
-         values = torch::stable::new_zeros(held, {n, width}, ScalarType::Double);
+  Tensor first = allocate(held, {n}, ScalarType::Long), values = allocate_zeros(held, {n, width}, ScalarType::Double);
   auto* first_at = static_cast<std::int64_t*>(first.mutable_data_ptr());
   auto* out = static_cast<double*>(values.mutable_data_ptr());
   for (std::int64_t i = 0; i < n; ++i) first_at[i] = families[static_cast<std::size_t>(i)].first;

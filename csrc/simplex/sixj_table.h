@@ -79,10 +79,10 @@ struct TableCall {
       }
     }
     next = at < end ? at : -1;
-    blocks = torch::stable::new_empty(cursor, {4, count}, ScalarType::Long);
-    offsets = torch::stable::new_empty(cursor, {count + 1}, ScalarType::Long);
-    values = torch::stable::new_empty(cursor, {total}, ScalarType::Double);
-    cursor_after = torch::stable::new_empty(cursor, {}, ScalarType::Long);
+    blocks = allocate(cursor, {4, count}, ScalarType::Long);
+    offsets = allocate(cursor, {count + 1}, ScalarType::Long);
+    values = allocate(cursor, {total}, ScalarType::Double);
+    cursor_after = allocate(cursor, {}, ScalarType::Long);
   }
   Tensor blocks, offsets, values, cursor_after;
 

@@ -13,7 +13,7 @@ Tensor simplex_threej_cpu(const Tensor& spins) {
   const auto* spin = static_cast<const std::int64_t*>(held.const_data_ptr());
   const std::int64_t largest = bound_of_spins(kOp, "spins", spin, 3 * n);
   const auto tables = factorials_up_to(2 * largest);
-  Tensor values = torch::stable::new_empty(held, {n}, ScalarType::Double);
+  Tensor values = allocate(held, {n}, ScalarType::Double);
   const auto& kernel = GRAMIAN_KERNELS(sixj);
   const auto family_of = [&](std::int64_t i) { return coupling([&](int k) { return spin[k * n + i]; }); };
   run_targets(

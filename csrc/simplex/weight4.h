@@ -47,8 +47,7 @@ struct Weight4Call {
     check_weight4("weight4", lengths, labels);
     x = torch::stable::contiguous(lengths), s = torch::stable::contiguous(labels);
     n = x.numel() / kEdges4;
-    action = torch::stable::new_empty(x, batch_shape(lengths)),
-    log_volume = torch::stable::new_empty(x, batch_shape(lengths));
+    action = allocate(x, batch_shape(lengths)), log_volume = allocate(x, batch_shape(lengths));
     problem.lengths = static_cast<const double*>(x.const_data_ptr());
     problem.labels = static_cast<const double*>(s.const_data_ptr());
     problem.squared = squared;
@@ -78,7 +77,7 @@ struct Weight4BackwardCall {
     by_action = torch::stable::contiguous(grad_action), by_log = torch::stable::contiguous(grad_log_volume);
     std::vector<std::int64_t> shape = batch_shape(lengths);
     shape.push_back(kEdges4);
-    grad_lengths = torch::stable::new_empty(x, shape), grad_labels = torch::stable::new_empty(x, shape);
+    grad_lengths = allocate(x, shape), grad_labels = allocate(x, shape);
     problem.lengths = static_cast<const double*>(x.const_data_ptr());
     problem.labels = static_cast<const double*>(s.const_data_ptr());
     problem.squared = squared;

@@ -10,8 +10,8 @@ namespace gramian {
 namespace {
 
 std::tuple<Tensor, Tensor> simplex_weight4_cuda(const Tensor& lengths, const Tensor& labels, bool squared) {
-  const cuda::OnDevice device(lengths);
   const Weight4Call call(lengths, labels, squared);
+  const cuda::OnDevice device(lengths);
   cuda::weight4(call.problem, call.n, device.stream);
   return {call.action, call.log_volume};
 }
@@ -19,8 +19,8 @@ std::tuple<Tensor, Tensor> simplex_weight4_cuda(const Tensor& lengths, const Ten
 std::tuple<Tensor, Tensor> simplex_weight4_backward_cuda(const Tensor& lengths, const Tensor& labels,
                                                          const Tensor& grad_action, const Tensor& grad_log_volume,
                                                          bool squared) {
-  const cuda::OnDevice device(lengths);
   const Weight4BackwardCall call(lengths, labels, grad_action, grad_log_volume, squared);
+  const cuda::OnDevice device(lengths);
   cuda::weight4_backward(call.problem, call.n, device.stream);
   return {call.grad_lengths, call.grad_labels};
 }

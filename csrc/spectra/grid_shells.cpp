@@ -145,7 +145,7 @@ Tensor spectra_grid_shells_cpu(const Tensor& x, const std::optional<Tensor>& win
   if (least < 0 || most >= shells)
     refuse(kOp, ": shell must be from 0 to ", shells - 1, ", got ", least < 0 ? least : most);
 
-  Tensor out = torch::stable::new_zeros(x, {x.size(0), shells});
+  Tensor out = allocate_zeros(x, {x.size(0), shells});
   if (x.size(0) == 0) return out;
   const Tensor read = torch::stable::contiguous(x);
   element == Element::f64 ? run<double>(read, window, shell, shells, out)

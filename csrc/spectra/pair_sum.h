@@ -29,7 +29,7 @@ inline void check_profile(std::int64_t profile) {
 // [2, n, c] for wave, else [n, c].
 inline Tensor empty_pair_sum(const Tensor& x, const Tensor& values, Profile profile) {
   const std::int64_t n = x.size(0), c = values.size(1);
-  return profile == Profile::wave ? torch::stable::new_zeros(x, {2, n, c}) : torch::stable::new_zeros(x, {n, c});
+  return profile == Profile::wave ? allocate_zeros(x, {2, n, c}) : allocate_zeros(x, {n, c});
 }
 
 }  // namespace gramian

@@ -20,7 +20,9 @@ struct SumProblem {
   const T *x_norm, *y_norm;  // squared; null for waves
   std::int64_t columns;      // of `values`
   std::int64_t parts;        // of the panels of y
-  double* totals;            // [parts, outputs, n, c]
+  Profile profile;
+  bool slope;
+  double* totals;  // [parts, outputs, n, c]
 };
 
 // Squared norms of the rows, one warp each.
@@ -63,14 +65,33 @@ GRAMIAN_DEVICE T profile(T u) {
   }
 }
 
+// visit(function) with the function of u that is asked for.
+template <class T, class Visit>
+GRAMIAN_DEVICE void with_profile(Profile of, bool slope, const Visit& visit) {
+  switch (of) {
+#define GRAMIAN_PROFILE(name)                                               \
+  case Profile::name:                                                       \
+    slope ? visit([](T u) { return profile<T, Profile::name, true>(u); })   \
+          : visit([](T u) { return profile<T, Profile::name, false>(u); }); \
+    break;
+    GRAMIAN_PROFILE(gaussian)
+    GRAMIAN_PROFILE(laplace)
+    GRAMIAN_PROFILE(matern32)
+    GRAMIAN_PROFILE(matern52)
+    GRAMIAN_PROFILE(inverse_multiquadric)
+#undef GRAMIAN_PROFILE
+    default: break;
+  }
+}
+
 template <class T>
 constexpr std::size_t kSumBytes = (kRingValues<T> + kFactorValues<kColumns>)*sizeof(T);
 
 // Blocks of threads by panel of x and part. A thread owns one row of the tile and kOwned columns of `values` at a time.
-template <class Tile, Profile kProfile, bool kSlope, class T = typename Tile::Value>
+template <class Tile, bool kWave, class T = typename Tile::Value>
 __global__ void __launch_bounds__(kThreads, 1) pair_sum_kernel(SumProblem<T> p) {
   using Sums = Weighted<T, kColumns>;
-  constexpr int kOutputs = kProfile == Profile::wave ? 2 : 1, kOwned = Sums::kOwned;
+  constexpr int kOutputs = kWave ? 2 : 1, kOwned = Sums::kOwned;
   T* const memory = shared_memory<T>();
   T* const factors = memory + kRingValues<T>;
   const std::int64_t i = blockIdx.x / p.parts, part = blockIdx.x % p.parts, panels = p.y.panels();
@@ -85,22 +106,26 @@ __global__ void __launch_bounds__(kThreads, 1) pair_sum_kernel(SumProblem<T> p) 
     GRAMIAN_UNROLL
     for (int r = 0; r < Tile::kRows; ++r) {
       const std::int64_t at_row = i * kTile<T> + tile.row(r);
-      const T norm = kProfile != Profile::wave && at_row < n ? p.x_norm[at_row] : T{0};
+      const T norm = !kWave && at_row < n ? p.x_norm[at_row] : T{0};
       GRAMIAN_UNROLL
       for (int l = 0; l < Tile::kCols; ++l) {
         T* const to = memory + tile.row(r) * kStageStride<T> + tile.col(l);
         const T product = tile.v[r][l];
-        if constexpr (kProfile == Profile::wave) {
+        if constexpr (kWave) {
           // (cos, sin)(2 pi product): whole turns are left out by an exact subtraction.
           T sin, cos;
           sincospi_of(2 * (product - static_cast<T>(rint(product))), &sin, &cos);
           *to = cos;
           tile.v[r][l] = sin;
-        } else if (tile.col(l) < cols) {
-          *to = profile<T, kProfile, kSlope>(norm + p.y_norm[first_col + tile.col(l)] - 2 * product);
+        } else {
+          *to = tile.col(l) < cols ? norm + p.y_norm[first_col + tile.col(l)] - 2 * product : T{0};
         }
       }
     }
+    if constexpr (!kWave)
+      with_profile<T>(p.profile, p.slope, [&](const auto& function) {
+        change_staged(tile, memory, [&](int, int, T& value) { value = function(value); });
+      });
     GRAMIAN_UNROLL
     for (int output = 0; output < kOutputs; ++output) {
       if (output == 1) stage_tile(tile, memory);
@@ -155,25 +180,10 @@ class Sum {
     p.totals = walk_.template take<double>(p.parts * size);
     if (a_.values.cols > kColumns && !walk_.counting())
       set_zero(p.totals, static_cast<std::size_t>(p.parts * size) * sizeof(double), walk_.stream());
-    const auto sum = [&](auto* plain, auto* slope) {
-      walk_.launch(a_.slope ? slope : plain, grid_of_blocks(p.x.panels() * p.parts), kSumBytes<T>, p);
-    };
+    p.profile = a_.profile, p.slope = a_.slope;
     using Tile = std::conditional_t<sizeof(T) == 8, DmmaTile, FmaTile>;
-    switch (a_.profile) {
-#define GRAMIAN_PROFILE(name)                                                                     \
-  case Profile::name:                                                                             \
-    sum(pair_sum_kernel<Tile, Profile::name, false>, pair_sum_kernel<Tile, Profile::name, true>); \
-    break;
-      GRAMIAN_PROFILE(gaussian)
-      GRAMIAN_PROFILE(laplace)
-      GRAMIAN_PROFILE(matern32)
-      GRAMIAN_PROFILE(matern52)
-      GRAMIAN_PROFILE(inverse_multiquadric)
-#undef GRAMIAN_PROFILE
-      case Profile::wave:
-        sum(pair_sum_kernel<Tile, Profile::wave, false>, pair_sum_kernel<Tile, Profile::wave, false>);
-        break;
-    }
+    walk_.launch(outputs == 2 ? pair_sum_kernel<Tile, true> : pair_sum_kernel<Tile, false>,
+                 grid_of_blocks(p.x.panels() * p.parts), kSumBytes<T>, p);
     walk_.launch(join_parts_kernel<T>, grid_of_threads(size), 0, p.totals, p.parts, size, out);
     return walk_.bytes();
   }

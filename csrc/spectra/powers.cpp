@@ -13,7 +13,7 @@ Tensor spectra_powers_cpu(const Tensor& x, const std::optional<Tensor>& y, std::
   std::vector<std::int64_t> shape;
   for (std::int64_t a = 0; a + 1 < x.dim(); ++a) shape.push_back(x.size(a));
   shape.push_back(y.has_value() ? 2 : 1);
-  Tensor out = torch::stable::new_empty(x, shape);
+  Tensor out = allocate(x, shape);
   if (x.numel() == 0) return out;
   const auto run = [&](const auto& kernel, auto zero) {
     using T = decltype(zero);

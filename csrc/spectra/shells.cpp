@@ -46,7 +46,7 @@ bool sum_shells(const ShellsKernels<T>& kernel, const ShellSum<T>& first, std::i
 Tensor spectra_shells_cpu(const Tensor& x, const std::optional<Tensor>& y, const Tensor& shell, std::int64_t shells,
                           std::int64_t fold) {
   const Element element = check_shells(x, y, shell, shells, fold);
-  Tensor out = torch::stable::new_zeros(x, {x.size(0), shells, y.has_value() ? 2 : 1});
+  Tensor out = allocate_zeros(x, {x.size(0), shells, y.has_value() ? 2 : 1});
   if (x.numel() == 0) return out;
   const auto run = [&](const auto& kernel, auto zero) {
     using T = decltype(zero);

@@ -12,7 +12,7 @@ Tensor spectra_shells_cuda(const Tensor& x, const std::optional<Tensor>& y, cons
   const Element element = check_shells(x, y, shell, shells, fold);
   const cuda::OnDevice device(x);
   const std::int64_t batch = x.size(0), modes = batch == 0 ? 0 : x.numel() / batch / 2;
-  Tensor out = torch::stable::new_zeros(x, {batch, shells, y.has_value() ? 2 : 1});
+  Tensor out = allocate_zeros(x, {batch, shells, y.has_value() ? 2 : 1});
   const auto* const number = static_cast<const std::int32_t*>(shell.const_data_ptr());
   const auto run = [&](auto zero) {
     using T = decltype(zero);
