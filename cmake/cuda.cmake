@@ -41,6 +41,10 @@ set(GRAMIAN_CUDA_KERNELS
   csrc/spectra/shells_kernel.cu
 )
 
+# torch's headers cost an op more than the op does, so some ops share them; a kernel stands alone.
+set(gramian_ops_at_once UNITY_BUILD ON UNITY_BUILD_BATCH_SIZE 11)
+set_source_files_properties(${GRAMIAN_CUDA_KERNELS} PROPERTIES SKIP_UNITY_BUILD_INCLUSION ON)
+
 set(GRAMIAN_CUDA auto CACHE STRING "Build the CUDA library: auto, on or off")
 set_property(CACHE GRAMIAN_CUDA PROPERTY STRINGS auto on off)
 string(TOLOWER "${GRAMIAN_CUDA}" GRAMIAN_CUDA)
@@ -73,7 +77,7 @@ if(GRAMIAN_WITH_CUDA)
     target_compile_options(_ops_cuda PRIVATE ${gramian_cuda_code})
   endif()
   target_link_options(_ops_cuda PRIVATE -Wl,-z,defs -Wl,--as-needed -Wl,--exclude-libs,ALL)
-  set_target_properties(_ops_cuda PROPERTIES
+  set_target_properties(_ops_cuda PROPERTIES ${gramian_ops_at_once}
     PREFIX "" BUILD_WITH_INSTALL_RPATH ON INSTALL_RPATH "$ORIGIN/../torch/lib"
     CUDA_STANDARD 17 CUDA_STANDARD_REQUIRED ON CUDA_RUNTIME_LIBRARY Static CUDA_VISIBILITY_PRESET hidden)
   install(TARGETS _ops_cuda DESTINATION gramian COMPONENT gramian)
@@ -90,7 +94,7 @@ if(GRAMIAN_CUDA_EMULATED)
   target_include_directories(_ops_emulated PRIVATE csrc)
   target_compile_definitions(_ops_emulated PRIVATE GRAMIAN_EMULATED)
   target_link_libraries(_ops_emulated PRIVATE torch_stable)
-  set_target_properties(_ops_emulated PROPERTIES PREFIX "")
+  set_target_properties(_ops_emulated PROPERTIES ${gramian_ops_at_once} PREFIX "")
   # Unrolled for a GPU, they take the host's compiler twice as long with more than -O1.
   set_source_files_properties(${GRAMIAN_CUDA_KERNELS} PROPERTIES LANGUAGE CXX COMPILE_OPTIONS "-xc++;-O1")
 endif()

@@ -367,10 +367,10 @@ def _k_means_parallel(
         candidates = torch.cat([candidates, _heaviest(ranks, x, own, keys, k - len(candidates), dtype)])
     if len(candidates) < k:  # fewer rows with weight than clusters
         candidates = torch.cat([candidates, candidates[:1].expand(k - len(candidates), -1)])
-    counts = torch.zeros(len(candidates), dtype=torch.float64, device=x.device)
-    if len(x):
-        counts.index_add_(0, assign(x, candidates).labels, own)
-    counts = ranks.sum(counts)
+    counts = torch.zeros(len(candidates), dtype=torch.float64)
+    if len(x):  # added on the host: a GPU would add in any order
+        counts.index_add_(0, assign(x, candidates).labels.cpu(), own.cpu())
+    counts = ranks.sum(counts.to(x.device))
     picked = kmeans_plus_plus(candidates, k, weights=counts, generator=torch.Generator().manual_seed(each[-1]))
     return candidates[picked]
 

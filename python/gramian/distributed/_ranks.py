@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import sys
 from collections import Counter
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
@@ -314,8 +314,11 @@ class Ranks:
 
     @contextmanager
     def _talking(self, whom: str, what: str) -> Iterator[None]:
+        # Objects travel by the current device.
+        device = torch.cuda.device(self.device) if self.device.type == "cuda" else nullcontext()
         try:
-            yield
+            with device:
+                yield
         except RuntimeError as error:
             reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
             raise RankError(
