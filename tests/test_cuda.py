@@ -110,7 +110,7 @@ def _elsewhere(arguments):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", OPS)
-def test_tensors_of_several_devices_are_refused_before_one_is_made_current(emulated, name):  # noqa: ARG001 - loads the ops
+def test_tensors_of_several_devices_are_refused_before_one_is_made_current(emulated, name):
     if not torch._C._dispatch_has_kernel(f"gramian_emulated::{name}"):
         return  # an op of the CPU alone
     op = getattr(torch.ops.gramian_emulated, name).default

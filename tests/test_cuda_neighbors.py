@@ -180,7 +180,8 @@ def test_kmeans_fills_empty_clusters_and_refuses(call):
         got, expected = call("neighbors_kmeans", *arguments), torch.ops.gramian.neighbors_kmeans(*arguments)
         assert torch.equal(got[1], expected[1])
         assert len(got[1].unique()) == (6 if relocate else 3)
-    few = torch.tensor([[0.1], [0.7]]).repeat(40, 1)  # what an empty cluster takes falls back at once, round after round
+    # What an empty cluster takes falls back at once, round after round.
+    few = torch.tensor([[0.1], [0.7]]).repeat(40, 1)
     arguments = (few, few[:2].repeat(2, 1), None, 30)
     got, expected = call("neighbors_kmeans", *arguments), torch.ops.gramian.neighbors_kmeans(*arguments)
     assert [torch.equal(a, b) for a, b in zip(got, expected, strict=True)] == [True] * 4
@@ -215,7 +216,7 @@ class _Ranks:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("sizes", [(90, 60), (70, 0, 80)])
-def test_kmeans_of_ranks_equals_that_of_all_points(emulated, monkeypatch, sizes):  # noqa: ARG001 - loads the ops
+def test_kmeans_of_ranks_equals_that_of_all_points(emulated, monkeypatch, sizes):
     weights = rows(150, seed=2).abs().double()
     op = torch.ops.gramian_emulated.neighbors_kmeans
     barrier, held = threading.Barrier(len(sizes), timeout=60), [None] * len(sizes)
