@@ -17,12 +17,28 @@ def results(name):
     return json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
 
 
+def tool(name):
+    spec = importlib.util.spec_from_file_location(name, ROOT / "tools" / f"{name}.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
 def test_the_page_is_written_from_the_results():
-    spec = importlib.util.spec_from_file_location("trust", ROOT / "tools" / "trust.py")
-    trust = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(trust)
-    page = trust.page({name: op.bound for name, op in OPS.items()})
+    page = tool("trust").page({name: op.bound for name, op in OPS.items()})
     assert page == (ROOT / "docs" / "trust.md").read_text(encoding="utf-8"), "run `python tools/trust.py`"
+
+
+def test_every_fault_can_be_planted(monkeypatch):
+    monkeypatch.syspath_prepend(ROOT / "tools")
+    mutants = tool("mutate").MUTANTS
+    assert len(mutants) >= 40
+    for name, mutant in mutants.items():
+        text = (ROOT / "csrc" / mutant.file).read_text(encoding="utf-8")
+        assert mutant.old in text, f"{name}: tools/mutants.txt names text that is gone"
+        assert mutant.new != mutant.old, name
+        assert any(op.startswith(mutant.ops) for op in OPS), name
+        assert all((ROOT / "tests" / f"{test}.py").exists() for test in mutant.tests), name
 
 
 @pytest.mark.parametrize("name", sorted(results("fuzz")))

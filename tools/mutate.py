@@ -1,11 +1,13 @@
 """The mutation drill: ``python tools/mutate.py [--json FILE] [--seconds S] [NAME ...]``.
 
-Small faults are planted one by one in a copy of the tree, which is built anew; the tests must fail on each. First the fuzzer's short
-run of the ops that the fault may touch, then the family's tests. What is known already is read from FILE and not done again.
+Small faults are planted one by one in a copy of the tree, which is built anew; the tests must fail on each. First the test that saw the
+fault last time, then the fuzzer's short run of the ops that it may touch, then the family's tests. Of FILE's faults without NAME only those
+are done again that were not seen.
 """
 
 import argparse
 import json
+import re
 import sys
 import tempfile
 import time
@@ -41,7 +43,7 @@ def read(table: Path) -> dict[str, Mutant]:
 MUTANTS = read(Path(__file__).with_name("mutants.txt"))
 
 
-def drill(copy: Copy, mutant: Mutant) -> dict:
+def drill(copy: Copy, mutant: Mutant, before: dict) -> dict:
     began, path = time.monotonic(), copy.root / "csrc" / mutant.file
     text = path.read_text(encoding="utf-8")
     if text.count(mutant.old) < 1:
@@ -51,14 +53,16 @@ def drill(copy: Copy, mutant: Mutant) -> dict:
         if not copy.make():
             return {"result": "does not compile"}
         built = time.monotonic() - began
+        runs = [("-k", f"right_or_refuses and {mutant.ops}", "tests/test_fuzz.py")]
+        runs += [("-m", "not slow", f"tests/{test}.py") for test in mutant.tests]
+        if before.get("by"):
+            runs.insert(0, (before["by"],))
         killer = None
-        if not copy.passes("-q", "-x", "-k", f"right_or_refuses and {mutant.ops}", "tests/test_fuzz.py"):
-            killer = "fuzzer"
-        else:
-            for test in mutant.tests:
-                if not copy.passes("-q", "-x", "-m", "not slow", f"tests/{test}.py"):
-                    killer = test
-                    break
+        for run in runs:
+            if not copy.passes("-q", "-x", "-p", "no:cacheprovider", *run):
+                seen = re.search(r"^(?:FAILED|ERROR) (\S+)", copy.said, re.MULTILINE)
+                killer = seen[1] if seen else run[-1]  # a crash names no test
+                break
     finally:
         path.write_text(text, encoding="utf-8")
     seconds = time.monotonic() - began
@@ -89,7 +93,7 @@ def main() -> int:
                 continue
             if time.monotonic() - began > options.seconds:
                 break
-            known[name] = drill(copy, MUTANTS[name])
+            known[name] = drill(copy, MUTANTS[name], known.get(name, {}))
             print(f"{name:45} {known[name]}", flush=True)
             if options.json:
                 options.json.write_text(json.dumps(known, indent=1, sort_keys=True) + "\n", encoding="utf-8")

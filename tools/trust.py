@@ -98,8 +98,9 @@ def _drill(mutants: dict) -> str:
     if not mutants:
         return "## Mutation drill\n\nNot run yet: `make drill`.\n"
     killed = sum(r["result"] == "killed" for r in mutants.values())
-    by_fuzzer = sum(r.get("by") == "fuzzer" for r in mutants.values())
-    rows = [[f"`{name}`", r["result"], r.get("by") or ""] for name, r in sorted(mutants.items())]
+    seen = {name: (r.get("by") or "").removeprefix("tests/") for name, r in mutants.items()}
+    by_fuzzer = sum(by.startswith("test_fuzz.py") for by in seen.values())
+    rows = [[f"`{name}`", r["result"], f"`{seen[name]}`" if seen[name] else ""] for name, r in sorted(mutants.items())]
     return (
         "## Mutation drill\n\n"
         f"`make drill`: {killed} of {len(mutants)} planted faults make the tests fail, {by_fuzzer} of them the fuzzer's short run.\n\n"
