@@ -14,6 +14,7 @@ import torch
 
 from gramian import _C, _cuda
 from tests import ops
+from tests.fuzz import resident_bytes
 
 ROOT = Path(__file__).resolve().parent.parent
 gramian_ops = torch.ops.gramian
@@ -136,6 +137,28 @@ def test_a_signal_stops_a_long_op(name):
         signal.signal(signal.SIGUSR1, before)
     small = ops.OPS[name](torch.float32)
     assert all(torch.equal(a, b) for a, b in zip(ops.call(name, small), ops.call(name, small), strict=True))
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads resident memory from /proc")
+def test_an_op_that_is_stopped_leaves_no_memory_behind():
+    def stop(*_):
+        raise Stop
+
+    before, arguments = signal.signal(signal.SIGUSR1, stop), _long("neighbors_knn")
+    resident = []
+    try:
+        for _ in range(6):
+            timer = threading.Timer(0.15, os.kill, (os.getpid(), signal.SIGUSR1))
+            timer.start()
+            with pytest.raises(Stop):
+                gramian_ops.neighbors_knn(*arguments)
+                signal.pause()
+            timer.join()
+            resident.append(resident_bytes())
+    finally:
+        signal.signal(signal.SIGUSR1, before)
+    result = 150_000 * 10 * (4 + 8)
+    assert resident[-1] - resident[1] < result  # of four runs
 
 
 def test_ctrl_c_is_a_keyboard_interrupt():

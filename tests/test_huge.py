@@ -1,7 +1,13 @@
 """Logical sizes beyond 2^31 and 2^32, of tensors that repeat one row: products of sizes and offsets must not wrap."""
 
+import mmap
+import sys
+
 import pytest
 import torch
+
+from tests.ops import OPS, call
+from tests.oracles import OPS as ORACLES
 
 ops = torch.ops.gramian
 BEYOND = (1 << 31) + 5
@@ -18,6 +24,31 @@ def test_a_gram_matrix_of_more_than_2_to_the_32_entries():
     x, y = repeated([1.0, 0.0], n), repeated([1.0, 1.0], n)
     assert n * n > 1 << 32
     assert ops.gram_square_sum(x, y).item() == pytest.approx(n * n, rel=1e-6)
+
+
+def far_apart(t):
+    """The same values, along the first axis more than 2^31 elements apart: addresses, of which few are backed by memory."""
+    if t.ndim == 0 or len(t) < 2:
+        return t
+    apart = BEYOND * t.element_size()
+    size = (len(t) - 1) * apart + t[0].numel() * t.element_size()
+    space = mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | 0x4000)  # MAP_NORESERVE
+    far = torch.frombuffer(space, dtype=t.dtype).as_strided(t.shape, (BEYOND, *t[0].contiguous().stride()))
+    return far.copy_(t)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="needs addresses without memory")
+@pytest.mark.parametrize("name", [name for name in OPS if not ORACLES[name].dense])
+def test_every_op_reads_rows_that_lie_more_than_2_to_the_31_elements_apart(name):
+    mutates = ORACLES[name].mutates
+    expected, given = call(name, OPS[name](torch.float32)), OPS[name](torch.float32)
+    for i, a in enumerate(given):
+        if isinstance(a, torch.Tensor) and i not in mutates:
+            given[i] = far_apart(a)
+        elif isinstance(a, list):
+            given[i] = [far_apart(t) if isinstance(t, torch.Tensor) else t for t in a]
+    for got, wanted in zip(call(name, given), expected, strict=True):
+        assert torch.equal(got.nan_to_num(), wanted.nan_to_num())
 
 
 def test_rows_that_lie_more_than_2_to_the_31_elements_apart():

@@ -60,7 +60,7 @@ def drill(copy: Copy, mutant: Mutant, before: dict) -> dict:
         killer = None
         for run in runs:
             if not copy.passes("-q", "-x", "-p", "no:cacheprovider", *run):
-                seen = re.search(r"^(?:FAILED|ERROR) (\S+)", copy.said, re.MULTILINE)
+                seen = re.search(r"^(?:FAILED|ERROR) (.+?)(?: - |$)", copy.said, re.MULTILINE)
                 killer = seen[1] if seen else run[-1]  # a crash names no test
                 break
     finally:

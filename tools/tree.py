@@ -30,7 +30,10 @@ class Copy:
                     (self.root / name).parent.mkdir(parents=True, exist_ok=True)
                     shutil.copy2(ROOT / name, self.root / name)
             flags = self.root / "cmake" / "kernels.cmake"
-            flags.write_text(flags.read_text(encoding="utf-8").replace("-O3", "-O1"), encoding="utf-8")
+            text = flags.read_text(encoding="utf-8").replace("-O3", "-O1")
+            if "avx512f" not in Path("/proc/cpuinfo").read_text(encoding="utf-8"):  # then its level need only compile
+                text = text.replace("-mprefer-vector-width=512", "-mprefer-vector-width=512 -O0")
+            flags.write_text(text, encoding="utf-8")
         import pybind11
 
         options = {

@@ -16,16 +16,13 @@ from pathlib import Path
 
 from tree import Copy
 
-TESTS = {
-    "sanitize": ["tests/test_fuzz.py", "tests/test_engine.py"],
-    "wide": [
-        f"tests/test_{name}.py"
-        for name in (
-            "fuzz", "engine", "neighbors", "count_within", "kmeans", "clid", "ntk", "ntk_attention", "attention", "attention_sigma",
-            "spectra_grid", "spectra_fused", "spectra_sums", "ensemble", "information", "simplex",
-        )
-    ],
-}  # fmt: skip
+TESTS = [
+    f"tests/test_{name}.py"
+    for name in (
+        "fuzz", "engine", "neighbors", "count_within", "kmeans", "clid", "ntk", "ntk_attention", "attention", "attention_sigma",
+        "spectra_grid", "spectra_fused", "spectra_sums", "ensemble", "information", "simplex",
+    )
+]  # fmt: skip
 ALSO = {  # with -s: else what a sanitizer says ends in pytest's own file, and is lost with the process
     "sanitize": ["-s"],
     "wide": [],
@@ -51,12 +48,12 @@ def sanitizers(scratch: Path) -> dict[str, str]:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("variant", choices=TESTS)
+    parser.add_argument("variant", choices=ALSO)
     parser.add_argument("tests", nargs="*", metavar="TEST", help="by default those of the kernels")
     parser.add_argument("--json", type=Path, help="times and results go here")
     parser.add_argument("--folder", type=Path, help="where the copy and its build stay; by default they do not")
     options = parser.parse_args()
-    tests = options.tests or TESTS[options.variant]
+    tests = options.tests or TESTS
     with tempfile.TemporaryDirectory() as scratch:
         began = time.monotonic()
         folder, environment = options.folder or Path(scratch), {}
