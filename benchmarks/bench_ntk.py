@@ -400,26 +400,26 @@ def top_case(n: int, k: int, *, long: bool = False) -> Case:
     )
 
 
-# Five to six minutes at one thread. The first case of an op is also its null, so it is a short one; what a peer takes a minute or
-# more for is measured at smaller sizes.
+# About five minutes at one thread, the long cases last. The first case of an op is also its null, so it is a short one; what a peer
+# takes a minute or more for is measured at smaller sizes.
 CASES = [
     case(8, "full", rounds=10, peers=("torch", "nngeometry", "torch.func")),
-    case(32, "full", rounds=4, peers=("torch", "nngeometry", "torch.func")),
+    case(32, "full", rounds=2, peers=("torch", "nngeometry", "torch.func")),
     case(256, "trace", rounds=4, peers=("torch",)),
     case(256, "full", rounds=4, peers=("torch", "nngeometry")),
     case(1024, "trace", rounds=4, peers=("torch",)),
-    case(1024, "full", rounds=2, peers=("torch", "nngeometry"), long=True),
-    case(2048, "full", rounds=2, peers=("torch",), long=True),
-    case(8192, "trace", rounds=2, peers=(), long=True),
     network_case("cnn 32-64-64", 8, "full", peers=("torch", "nngeometry", "torch.func")),
-    network_case("cnn 32-64-64", 256, "full", peers=("torch",), long=True),
     network_case("transformer d=128 x 4, T=64", 4, "full", peers=("torch", "torch.func")),
-    network_case("transformer d=128 x 4, T=64", 128, "trace", peers=("torch",), long=True),
-    network_case("ResNet-18", 4, "trace", peers=("torch",)),
-    network_case("ResNet-18", 32, "trace", peers=("torch",), long=True),
+    network_case("ResNet-18", 4, "trace", peers=("torch",), long=True),
     gram_case(256, 64, 128, "auto", peers=("materialised",), rounds=10),
     gram_case(64, 16, 512, "auto", peers=("materialised",), rounds=10),
     gram_case(256, 8, 256, "hadamard", peers=("materialised", "grams"), rounds=4),
     top_case(1000, 1),
     top_case(10_000, 1, long=True),
+    case(1024, "full", rounds=2, peers=("torch", "nngeometry"), long=True),
+    network_case("cnn 32-64-64", 256, "full", peers=("torch",), long=True),
+    network_case("transformer d=128 x 4, T=64", 128, "trace", peers=("torch",), long=True),
+    network_case("ResNet-18", 32, "trace", peers=("torch",), long=True),
+    case(8192, "trace", rounds=2, peers=(), long=True),
+    case(2048, "full", rounds=2, peers=("torch",), long=True),
 ]

@@ -50,7 +50,8 @@ class Case:
         bf16_filter: products in bfloat16 may do the work, so the limit is their peak where the processor has them.
         rounds: even. Each side runs once in each.
         memory: measure the peak memory of each side too, each in a fresh process.
-        long: a call lasts for seconds: a turn is one call, of which the first call is the first.
+        long: a call lasts for seconds: a turn is one call, of which the first call is the first. A side that takes more than
+            10 s is called once, and a peer of that kind is not called again for its memory.
     """
 
     op: str

@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 NULL_ROUNDS = 10
 # A call this long outlasts what the side before it left behind; calling it twice a turn would buy nothing.
 LONG_SECONDS = 1.0
+# A call this long is made once: a second one, and a third for its memory, would cost minutes and tell the same.
+ONCE_SECONDS = 10.0
 
 
 @dataclass(frozen=True)
@@ -67,6 +69,7 @@ class Side:
         self.first: First = worker.ask("first", index)
         # Not from the first call: that may have compiled for seconds what then runs in microseconds.
         self._first_turn = self.first["seconds"] if long else None
+        self.once = long and self.first["seconds"] > ONCE_SECONDS
         seconds = LONG_SECONDS if long else worker.ask("turn", index, 1, 0, warm=False)
         self._short = seconds < LONG_SECONDS
         self._calls = min(max(1, math.ceil(effort.turn_seconds / max(seconds, 1e-9))), 10_000)
@@ -74,7 +77,9 @@ class Side:
     def turn(self, first_input: int) -> float:
         """Return the seconds of one call."""
         if self._first_turn is not None:
-            seconds, self._first_turn = self._first_turn, None
+            seconds = self._first_turn
+            if not self.once:
+                self._first_turn = None
             return seconds
         found: float = self._worker.ask("turn", self._index, self._calls, first_input, warm=self._short)
         return found
@@ -184,7 +189,7 @@ def measure(contest: Contest, limit: machine.Limits, cache_bytes: int, effort: E
             row["first_call"] = sides[index].first["seconds"]
             row["ratio"], row["band"] = compare(seconds[OURS], seconds[index])
             row["error"] = sides[index].first["error"]
-            row["memory_mib"] = _memory(contest, index, peer.environment, threads)
+            row["memory_mib"] = None if sides[index].once else _memory(contest, index, peer.environment, threads)
         row["failure"] = contest.failures.get(index)
         peers.append(row)
     return {

@@ -419,6 +419,14 @@ def test_a_long_case_takes_its_first_call_for_a_turn(worker: Worker) -> None:
     assert harness.measure(contest, LIMIT, 0, HASTE)["rounds"] == CASES[0].rounds
 
 
+def test_a_call_of_many_seconds_is_made_once(worker: Worker, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(harness, "ONCE_SECONDS", 0.0)
+    worker.ask("open", __name__, 0)
+    side = harness.Side(worker, OURS, HASTE, long=True)
+    assert [side.turn(0), side.turn(1)] == [side.first["seconds"]] * 2
+    assert not harness.Side(worker, OURS, HASTE).once
+
+
 def test_inputs_of_any_shape_go_to_the_device():
     meta = torch.device("meta")
     model = torch.nn.Linear(2, 2)
