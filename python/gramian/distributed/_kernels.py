@@ -12,8 +12,9 @@ from torch import Tensor, nn
 from gramian import ntk
 from gramian._lanczos import Eigenpairs, lanczos
 from gramian._safetensors import load, save
-from gramian.ntk._matrix_free import KernelSums, _Operator, aligned, check_labels, checked_block_size, most_products
+from gramian.ntk._matrix_free import _Operator, checked_block_size, most_products
 from gramian.ntk._recording import selected
+from gramian.ntk._streamed import KernelSums, aligned, check_labels
 
 from ._neighbors import starts_of
 from ._ranks import Ranks, digest, rows_of

@@ -14,8 +14,9 @@ from ._alignment import (
 )
 from ._empirical import empirical_ntk
 from ._linear_gram import LayerCost, layer_cost, linear_gram
-from ._matrix_free import ntk_diagonal, ntk_top, ntk_trace, ntk_vp, streamed_label_alignment
+from ._matrix_free import ntk_diagonal, ntk_top, ntk_trace, ntk_vp
 from ._recorder import AlignmentRecord, AlignmentRecorder
+from ._streamed import streamed_label_alignment
 
 __all__ = [
     "AlignmentRecord",

@@ -220,7 +220,11 @@ def kernel_sum(
     columns = values[:, None] if values.ndim == 1 else values
     if x.ndim == 2 and y.ndim == 2 and len(y) > 0 and x.shape[1] == y.shape[1]:  # else the op refuses
         centre = y.detach().mean(0)
-        x, y = (x - centre) / bandwidth, (y - centre) / bandwidth
+        x, y = x - centre, y - centre
+        if isinstance(bandwidth, Tensor):
+            x, y = x / bandwidth, y / bandwidth
+        elif bandwidth != 1:
+            x, y = x.div_(bandwidth), y.div_(bandwidth)  # in the copies
     sums = _sum(x, y, columns, _KERNELS.index(kernel), False)
     return sums[:, 0] if values.ndim == 1 else sums
 
