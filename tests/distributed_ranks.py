@@ -12,6 +12,7 @@ import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
 
+SLOW_TO_IMPORT = ["gramian.distributed", "torch.distributed.tensor", "torch._dynamo", "sklearn.datasets"]
 LIMIT = 100  # seconds after which a launch is given up
 
 
@@ -40,7 +41,7 @@ def launch(size, body, *arguments, dying=()):
         results.mkdir()
         paths = [results / str(rank) for rank in range(size)]
         context = mp.get_context("forkserver")
-        context.set_forkserver_preload(["gramian.distributed", body.__module__])
+        context.set_forkserver_preload([*SLOW_TO_IMPORT, body.__module__])
         start = functools.partial(
             _start, port_file=f"{folder}/store", body=body, results=str(results), arguments=arguments
         )
