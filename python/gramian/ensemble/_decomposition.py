@@ -305,7 +305,9 @@ class BiasVariance:
         seeds, several = one.seeds, one.sums.dim() == 3
 
         def add(name: str, part: Tensor, weight: float = 1) -> None:
-            total[name].add_(part.sum(0) if several else part, alpha=weight)
+            if several:
+                part = part.sum(0) if len(part) > 1 else part[0]  # not copied
+            total[name].add_(part, alpha=weight)
 
         if self.loss == "cross_entropy":
             mean = one.sums / seeds
