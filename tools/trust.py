@@ -98,12 +98,15 @@ def _drill(mutants: dict) -> str:
     if not mutants:
         return "## Mutation drill\n\nNot run yet: `make drill`.\n"
     killed = sum(r["result"] == "killed" for r in mutants.values())
+    lines = (ROOT / "tools" / "mutants.txt").read_text(encoding="utf-8").splitlines()
+    planned = sum(line.startswith("  ") for line in lines)
     seen = {name: (r.get("by") or "").removeprefix("tests/") for name, r in mutants.items()}
     by_fuzzer = sum(by.startswith("test_fuzz.py") for by in seen.values())
     rows = [[f"`{name}`", r["result"], f"`{seen[name]}`" if seen[name] else ""] for name, r in sorted(mutants.items())]
     return (
         "## Mutation drill\n\n"
-        f"`make drill`: {killed} of {len(mutants)} planted faults make the tests fail, {by_fuzzer} of them the fuzzer's short run.\n\n"
+        f"`make drill`: {killed} of {len(mutants)} planted faults make the tests fail, {by_fuzzer} of them the fuzzer's short run"
+        f"{'' if len(mutants) == planned else f'; {planned - len(mutants)} were not planted yet'}.\n\n"
         + _table(["fault", "result", "seen by"], rows)
     )
 
