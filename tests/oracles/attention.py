@@ -84,8 +84,9 @@ class _Softmax:
 class _Magnitudes(_Softmax):
     """The same with every term's magnitude in the place of its value, so that no sum cancels."""
 
-    def __init__(self, of):
-        self.p, self.c, self.l2, self.seen, self.error = of.p, abs(of.c), of.l2, of.seen, of.error
+    def __init__(self, of, limits):
+        self.c, self.l2, self.seen, self.error = abs(of.c), of.l2, of.seen, of.error
+        self.p = of.p + limits.tiny / limits.eps  # a probability below the normal range may be zero
         self.peak = 0.0  # of what is computed on the way
 
     def scores_of(self, q, k, dq, dk):
@@ -119,16 +120,16 @@ def _attention_ratio(args, got, count, derivative):
     if not is_finite(args):
         return 0.0  # who sees a NaN is a matter of the mask; shapes are checked
     x = [wide(t) for t in tensors]
-    eps = torch.finfo(tensors[0].dtype).eps
-    softmax = _Softmax(x[0], x[1], *options, eps)
+    limits = torch.finfo(tensors[0].dtype)
+    softmax = _Softmax(x[0], x[1], *options, limits.eps)
     if softmax.error > 0.25:
         return 0.0  # scores so large that their rounding decides
-    sizes = _Magnitudes(softmax)
+    sizes = _Magnitudes(softmax, limits)
     expected = derivative(softmax, x, lambda t: t)
     scales = derivative(sizes, [np.abs(t) for t in x], np.abs)
-    if sizes.peak > float(torch.finfo(tensors[0].dtype).max) / 64:
+    if sizes.peak > limits.max / 64:
         return 0.0
-    relative = 4 * softmax.error / eps + 4 * (sum(x[0].shape[-2:]) + sum(x[2].shape[-2:]))
+    relative = 4 * softmax.error / limits.eps + 4 * (sum(x[0].shape[-2:]) + sum(x[2].shape[-2:]))
     return max(worst(g, e, s, relative) for g, e, s in zip(got, expected, scales, strict=True))
 
 
