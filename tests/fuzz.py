@@ -286,7 +286,7 @@ class Fuzzer:
             got = _flat(call(op, given(op, args)))
         except ValueError as error:
             self.counts["refused"] += 1
-            if not re.search(r"finite|NaN|overflow", str(error)):
+            if not re.search(r"finite|NaN|overflow|must lie in", str(error)):
                 self.fault(seed, "a valid problem was refused", error)
             return None
         except Exception as error:  # noqa: BLE001  any other is a fault

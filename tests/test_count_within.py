@@ -71,6 +71,16 @@ def test_count_within_of_integers_is_exact(isa):
         assert torch.equal(count_within(x, radius, metric=metric, strict=True), (table < radius).sum(1))
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_nothing_lies_within_a_radius_below_zero_however_small(isa, dtype):
+    x = torch.zeros(40, 3, dtype=dtype)  # scores and their errors are exactly 0
+    for metric in ("euclidean", "sqeuclidean", "chebyshev"):
+        for radius in (-1e-30, -torch.finfo(dtype).tiny, -torch.finfo(dtype).smallest_normal / 4):
+            assert (count_within(x, radius, metric=metric) == 0).all()
+        assert (count_within(x, 0.0, metric=metric) == 40).all()
+        assert (count_within(x, 0.0, metric=metric, strict=True) == 0).all()
+
+
 def test_count_within_reads_any_layout(layout):
     x, y, radius = rows(30, 9), rows(40, 9, seed=1), torch.full((30,), 4.0)
     spread = layout(x), layout(y)

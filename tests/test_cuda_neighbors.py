@@ -128,6 +128,13 @@ def test_count_within_equals_the_cpu_op(call, metric):
 
 
 @pytest.mark.slow
+def test_what_vanishes_is_not_decided_by_its_score(call):
+    x, zeros = torch.zeros(9, 3), torch.zeros(9)
+    assert (call("neighbors_count_within", x, zeros - 1e-30, None, "euclidean", False) == 0).all()
+    assert (call("neighbors_knn_both", x - 1e-30, x + 1e-30, 2, "ip", zeros, zeros)[1] >= 0).all()
+    assert (call("neighbors_knn_both", x, x.add(1e-30), 2, "sqeuclidean", zeros, zeros)[1] >= 0).all()
+
+
 def test_count_within_refuses(call):
     x = rows(4, 3)
     with refuses("count_within: metric must be a distance, got ip"):

@@ -455,6 +455,13 @@ def test_both_sides_within_reach_are_those_without_that_lie_nearer(isa, dtype, m
             assert torch.equal(found.distances, near.distances.masked_fill(beyond, sign * torch.inf))
 
 
+def test_a_product_that_vanishes_lies_within_a_reach_of_zero(isa):
+    x, y = torch.full((3, 2), -1e-30), torch.full((5, 2), 1e-30)
+    for found in knn_both(x, y, 2, metric="ip", reach=(torch.zeros(3), torch.zeros(5))):
+        assert (found.distances == 0).all()
+        assert (found.indices >= 0).all()
+
+
 def test_a_distance_that_vanishes_lies_within_a_reach_of_zero():
     x, y = torch.zeros(3, 2, dtype=torch.float64), torch.full((5, 2), 1e-200, dtype=torch.float64)
     reach = (torch.zeros(3, dtype=torch.float64), torch.zeros(5, dtype=torch.float64))

@@ -33,6 +33,8 @@ template <class T>
 constexpr T kNaN = std::numeric_limits<T>::quiet_NaN();
 template <class T>
 constexpr T kEpsilon = std::numeric_limits<T>::epsilon();
+template <class T>
+constexpr T kSmallest = std::numeric_limits<T>::min();  // of the normal range
 
 #if defined(__CUDACC__)
 inline void check(cudaError_t status) {

@@ -59,7 +59,7 @@ GRAMIAN_DEVICE T slack(const DevicePairs<T>& p, std::int64_t i) {
 // less than its slack and `margin`, since it and the distance are rounded.
 template <class T>
 GRAMIAN_DEVICE double score_at(const DevicePairs<T>& p, std::int64_t i, double distance, double* margin) {
-  constexpr double kEps = kEpsilon<T>;
+  constexpr double kEps = kEpsilon<T>, kTiny = kSmallest<T>;  // below, a distance or a bound may have become 0
   const double unit = p.known->unit, norm = p.x.norm[i], square = norm * norm;
   *margin = static_cast<double>(slack(p, i));
   if (p.metric == Metric::chebyshev) return -distance;
@@ -69,11 +69,12 @@ GRAMIAN_DEVICE double score_at(const DevicePairs<T>& p, std::int64_t i, double d
   }
   if (p.metric == Metric::ip) {
     const double product = distance * unit * unit;
-    *margin += 4 * kEps * fabs(product);
+    *margin += 4 * kEps * fabs(product) + kTiny * unit * unit + kTiny;
     return product;
   }
-  const double scaled = distance * unit, apart = scaled * (p.metric == Metric::euclidean ? fabs(scaled) : unit);
-  *margin += 2 * kEps * (square + fabs(apart));
+  const bool root = p.metric == Metric::euclidean;
+  const double scaled = distance * unit, apart = scaled * (root ? fabs(scaled) : unit);
+  *margin += 2 * kEps * (square + fabs(apart)) + kTiny * unit * (root ? kTiny * unit : unit) + kTiny;
   return (square - apart) / 2;
 }
 

@@ -96,19 +96,20 @@ class PairSet {
   // The score that a distance from row i of a side stands for; and how far from it the score may lie of a pair whose returned
   // distance is that one, beside the slack of a pair's score: it and the distance are rounded.
   std::pair<double, double> score_at(const SideData<T>& from, std::size_t i, T distance) const {
+    // Below the normal range a distance may have become 0, and so may a bound that a caller rounds to T.
     constexpr double kEps = std::numeric_limits<T>::epsilon(), kTiny = std::numeric_limits<T>::min();
     const double given = static_cast<double>(distance), unit = pairs_.unit;
     switch (pairs_.metric) {
       case Metric::chebyshev: return {-given, 0};
       case Metric::cosine: return {1 - given, 4 * kEps};
-      case Metric::ip: return {given * unit * unit, 4 * kEps * std::abs(given) * unit * unit};
+      case Metric::ip: return {given * unit * unit, (4 * kEps * std::abs(given) + kTiny) * unit * unit + kTiny};
       default: break;
     }
     const double scaled = given * unit, square = from.norm[i] * from.norm[i];
     const bool root = pairs_.metric == Metric::euclidean;
     const double apart = root ? scaled * std::abs(scaled) : scaled * unit;
-    const double vanishes = kTiny * unit * (root ? kTiny * unit : unit);  // a distance below the normal range may be 0
-    return {(square - apart) / 2, 2 * kEps * (square + std::abs(apart)) + vanishes};
+    const double vanishes = kTiny * unit * (root ? kTiny * unit : unit);
+    return {(square - apart) / 2, 2 * kEps * (square + std::abs(apart)) + vanishes + kTiny};
   }
 
   // The same pairs seen from y, without a slack.

@@ -12,7 +12,7 @@ from tests.oracles.registry import op
 from tests.reference import simplex as reference
 
 EPS = np.finfo(np.float64).eps
-_SYMBOL_BOUND = "8 eps (|symbol| + 1 / √(2 j + 1)), j the largest spin"
+_SYMBOL_BOUND = "16 eps (|symbol| + 1 / √(2 j + 1)), j the largest spin"
 
 
 def _root(numerator, denominator):
@@ -66,7 +66,7 @@ def _threej(j1, j2, j3, m1, m2, m3):
 def _ratio(got, expected, largest):
     """A symbol is one entry of a normalised family: an error beside 1 / sqrt of the dimension, and of the symbol."""
     got, expected = wide(got), np.asarray(expected, dtype=np.longdouble)
-    bound = 8 * EPS * (np.abs(expected) + 1 / np.sqrt(np.longdouble(largest) + 1))
+    bound = 16 * EPS * (np.abs(expected) + 1 / np.sqrt(np.longdouble(largest) + 1))
     return float((np.abs(got - expected) / bound).max(initial=0))
 
 
