@@ -83,6 +83,10 @@ def test_gram_square_sum_propagates_what_is_not_finite(isa):
         assert not gram_square_sum(x, torch.ones(3, 5)).isfinite()
 
 
+def test_a_gram_square_sum_beyond_float32_is_infinite():
+    assert gram_square_sum(torch.full((4, 3), 1e12), torch.full((2, 3), 1e12)) == torch.inf
+
+
 def test_thread_counts_agree(isa):
     x, y = rows(1000, 30), rows(1100, 30, seed=1)
     check_thread_counts_agree(lambda: gram_square_sum(x, y))

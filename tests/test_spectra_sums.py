@@ -29,6 +29,13 @@ def rows(n, d, dtype=torch.float64, seed=0):
     return torch.randn(n, d, generator=torch.Generator().manual_seed(seed), dtype=torch.float64).to(dtype)
 
 
+@pytest.mark.parametrize("kernel", ["laplace", "matern32", "matern52"])
+def test_a_squared_distance_that_rounds_below_zero_is_zero(isa, kernel):
+    # Rows against themselves, with norms from 0.1 to 1000: some of the differences come out negative.
+    x = torch.randn(200, 33, generator=torch.Generator().manual_seed(0)) * torch.logspace(-2, 2, 200)[:, None]
+    assert spectra.kernel_sum(x, x, torch.ones(200), kernel=kernel).isfinite().all()
+
+
 @pytest.mark.parametrize("kernel", KERNELS)
 @pytest.mark.parametrize(("n", "m", "d", "c"), SIZES)
 def test_kernel_sum_equals_the_definition(kernel, n, m, d, c):

@@ -26,7 +26,7 @@ Tensor gram_square_sum_cpu(const Tensor& x, const Tensor& y) {
   });
   double total = 0;
   for (const double sum : sums) total += sum;  // in block order, whoever computed them
-  return torch::stable::full({}, total, compute_dtype(element));
+  return number(x, total, compute_dtype(element));
 }
 
 }  // namespace

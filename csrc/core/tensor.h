@@ -87,6 +87,11 @@ inline Tensor allocate_zeros(const Tensor& like, torch::headeronly::IntHeaderOnl
   return zeros;
 }
 
+// One number, on the device of `like`. Beyond the range of float32 it is infinite; torch's own full() would refuse it.
+inline Tensor number(const Tensor& like, double value, ScalarType dtype) {
+  return torch::stable::to(torch::stable::fill_(allocate(like, {}, ScalarType::Double), value), dtype);
+}
+
 // The element type of a floating tensor. `halves` says whether bfloat16 and float16 are welcome.
 inline Element element_of(const char* op, const char* name, const Tensor& t, bool halves = true) {
   switch (t.scalar_type()) {

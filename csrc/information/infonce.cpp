@@ -74,7 +74,7 @@ std::tuple<Tensor, Tensor, Tensor> information_infonce_cpu(const Tensor& f_given
   };
   call.element == Element::f64 ? run(0.0) : run(0.0F);
   value = value / static_cast<double>(n) + std::log(static_cast<double>(n));
-  return {torch::stable::full({}, value, call.f.scalar_type()), call.grad_f, call.grad_g};
+  return {number(call.f, value, call.f.scalar_type()), call.grad_f, call.grad_g};
 }
 
 }  // namespace
