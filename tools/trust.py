@@ -55,11 +55,9 @@ def _open() -> str:
     found = _load("open")
     if not found:
         return ""
-    rows = [[f"`{r['op']}`", "" if r["seed"] is None else str(r["seed"]), r["what"], r["error"]] for r in found]
-    return (
-        "## Open\n\nFound by longer runs, which the tables of this page leave out, and not mended yet. A process that was killed may have"
-        "\nbeen stopped from outside, and `bad_alloc` may be the limit that the fuzzer sets itself.\n\n"
-        + _table(["op", "seed", "what", "how"], rows)
+    rows = [[f"`{r['op']}`", str(r["seed"]), r["what"], r["error"]] for r in found]
+    return "## Open\n\nFound, and not mended yet; the tables leave out the runs that met it.\n\n" + _table(
+        ["op", "seed", "what", "how"], rows
     )
 
 
