@@ -114,8 +114,8 @@ __global__ void __launch_bounds__(kThreads, 1) query_kernel(AttentionProblem<T> 
                   : T{0};
     });
     clear_tile(tile);
-    GRAMIAN_UNROLL_BY(
-        1)  // forward two products, by one loop: the kernel is short enough for the compiler to have registers left
+    // Forward two products, by one loop: the kernel is short enough for the compiler to have registers left.
+    GRAMIAN_UNROLL_BY(1)
     for (int part = 0; part < (kForward ? 2 : 1); ++part) {
       const T *const x = !kForward   ? p.g.panel(q)
                          : part == 0 ? p.dq.panel(q)
