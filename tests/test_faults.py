@@ -147,7 +147,7 @@ def test_an_op_that_is_stopped_leaves_no_memory_behind():
     before, arguments = signal.signal(signal.SIGUSR1, stop), _long("neighbors_knn")
     resident = []
     try:
-        for _ in range(6):
+        for _ in range(10):
             timer = threading.Timer(0.15, os.kill, (os.getpid(), signal.SIGUSR1))
             timer.start()
             with pytest.raises(Stop):
@@ -158,7 +158,8 @@ def test_an_op_that_is_stopped_leaves_no_memory_behind():
     finally:
         signal.signal(signal.SIGUSR1, before)
     result = 150_000 * 10 * (4 + 8)
-    assert resident[-1] - resident[1] < result  # of four runs
+    # A leak would be eight results. malloc may keep room for two or three between what else the process has.
+    assert resident[-1] - resident[1] < 4 * result
 
 
 def test_ctrl_c_is_a_keyboard_interrupt():
